@@ -1,0 +1,86 @@
+"""What a campaign found: the contents of `campaign.json`. Source: ../shared/design.md section 12."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from zebra.errors import ConfigError
+
+Verdict = Literal["safe", "unsafe", "invalid", "undecided", "untested"]
+
+
+class Trials(msgspec.Struct, kw_only=True):
+    """How many runs the campaign made, by what they were for; every execution of a test counts once."""
+
+    total: int = 0
+    prerun: int = 0
+    pooled: int = 0
+    control: int = 0
+    confirm: int = 0
+    requires: int = 0
+    cached: int = 0
+
+
+class Baselines(msgspec.Struct, kw_only=True):
+    """Runs that other procedures would have needed for the same verdicts (see `zebra.campaign.baselines`)."""
+
+    zebraconf: int = 0
+    one_by_one: int = 0
+
+
+class Evidence(msgspec.Struct, kw_only=True):
+    """The run that shows a parameter to be unsafe or invalid; `replay` is the token that runs it again."""
+
+    test: str
+    outcome: str
+    violation: str
+    replay: str
+
+
+class ParameterResult(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """The verdict on one parameter.
+
+    `values` is the pair that clashed, as a person would write them; `direction` is `both` or `X>Y` (unsafe when X
+    holds `values[0]` and Y `values[1]`); `requires` holds `name=value` and `fault:name`. `accepted` says that the
+    user knows it to be unsafe. `note` says in one line why, or for `safe` what it was tested with.
+    """
+
+    name: str
+    verdict: Verdict
+    roles: list[str] = []
+    values: list[str] = []
+    direction: str = ""
+    requires: list[str] = []
+    trials: int = 0
+    accepted: bool = False
+    note: str = ""
+    evidence: Evidence | None = None
+
+
+class CampaignResult(msgspec.Struct, kw_only=True):
+    """All verdicts of one campaign. `bound_bits` is log2 of the number of possible answers: no search needs fewer runs."""
+
+    schema: int = 1
+    target: str
+    substrate: str
+    seed: int
+    trials: Trials
+    bound_bits: float
+    baselines: Baselines
+    error_rate: float = 0.0
+    never: list[str] = []
+    parameters: list[ParameterResult]
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> CampaignResult:
+        """The result stored at `path`; raises ConfigError when it is not one."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except (msgspec.DecodeError, OSError) as error:
+            raise ConfigError(f"{path}: not a campaign result ({error})") from None

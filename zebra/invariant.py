@@ -1,0 +1,261 @@
+"""Invariants: what must hold, checked event by event while the run goes on.
+
+An invariant is a class with one required method, `check(event) -> str | Violation | None`; `end(now_s)` is optional
+and is called once after the liveness phase. A new instance is made for every run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from zebra.errors import ConfigError, PluginError
+from zebra.events import Event
+
+EVIDENCE = 5
+"""How many of the last events of its kinds a violation shows when the invariant names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What broke: a message, and the numbers of the events that show it. `invariant` is filled in by the engine."""
+
+    message: str
+    events: tuple[Event | int, ...] = ()
+    invariant: str = ""
+    t: float = 0.0
+
+    def seqs(self) -> list[int]:
+        """The evidence as event numbers."""
+        return [event if isinstance(event, int) else event.seq for event in self.events]
+
+
+class Invariant(Protocol):
+    """One instance judges one run."""
+
+    def check(self, event: Event) -> str | Violation | None: ...
+
+
+Factory = Callable[[], Invariant]
+_registry: dict[str, Factory] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def invariant(name: str, on: str | Iterable[str]) -> Callable[[F], F]:
+    """Register a class (or a factory) as the invariant `name`, to be called for events of the kinds `on`.
+
+    A kind that ends in `.` stands for all kinds that begin with it; "clock" comes once per second of run time.
+    Raises PluginError when the class has no `check(self, event)`.
+    """
+    kinds = (on,) if isinstance(on, str) else tuple(on)
+
+    def register(factory: F) -> F:
+        if inspect.isclass(factory) and len(inspect.signature(getattr(factory, "check", lambda: 0)).parameters) != 2:
+            raise PluginError(f"invariant {name}: {factory.__name__} needs a method check(self, event)", name)
+        if not kinds or not all(isinstance(kind, str) and kind for kind in kinds):
+            raise PluginError(f"invariant {name}: `on` names no event kind", name)
+        factory.zebra_name, factory.zebra_on = name, kinds  # type: ignore[attr-defined]
+        _registry[name] = factory
+        return factory
+
+    return register
+
+
+def registered() -> dict[str, Factory]:
+    """The invariants registered so far, by name."""
+    return dict(sorted(_registry.items()))
+
+
+def find(name: str) -> Factory:
+    """A registered invariant; raises ConfigError for an unknown name."""
+    if name not in _registry:
+        raise ConfigError(f"invariant {name!r} is unknown, registered are {', '.join(sorted(_registry)) or 'none'}")
+    return _registry[name]
+
+
+def describe(factory: Any) -> tuple[str, tuple[str, ...]]:
+    """The name and the kinds of a factory: a decorated class, an instance of a helper, or a partial of either."""
+    inner = factory
+    while isinstance(inner, partial):
+        inner = inner.func
+    if not hasattr(inner, "zebra_name"):
+        raise PluginError(f"{inner!r} is not an invariant: decorate it with @invariant(name, on=…)", str(inner))
+    return inner.zebra_name, inner.zebra_on
+
+
+class _Checked:
+    """The wrapper that validates one invariant: it names the guilty member when that breaks its contract."""
+
+    __slots__ = ("check_inner", "ended", "inner", "name", "recent", "seen")
+
+    def __init__(self, factory: Any) -> None:
+        self.name = describe(factory)[0]
+        self.inner: Any = factory()
+        self.check_inner: Callable[[Event], Any] = self.inner.check
+        self.recent: deque[Event] = deque(maxlen=EVIDENCE)
+        self.seen = 0
+
+    def check(self, event: Event) -> Violation | None:
+        self.seen += 1
+        self.recent.append(event)
+        try:
+            found = self.check_inner(event)
+        except Exception as error:
+            raise PluginError(f"invariant {self.name} raised {type(error).__name__}: {error} at {event!r}", self.name) from error
+        return None if found is None else self.violation(found, event.t)
+
+    def end(self, now_s: float) -> Violation | None:
+        end = getattr(self.inner, "end", None)
+        try:
+            found = None if end is None else end(now_s)
+        except Exception as error:
+            raise PluginError(f"invariant {self.name} raised {type(error).__name__} at its end: {error}", self.name) from error
+        return None if found is None else self.violation(found, now_s)
+
+    def violation(self, found: Any, t: float) -> Violation:
+        if isinstance(found, str):
+            return Violation(found, tuple(self.recent), self.name, t)
+        if isinstance(found, Violation):
+            return Violation(found.message, found.events or tuple(self.recent), found.invariant or self.name, t)
+        raise PluginError(f"invariant {self.name}: check returned {type(found).__name__}, not str, Violation or None", self.name)
+
+
+class Checks:
+    """All invariants of one run. `feed` is a listener of the event log; the first violation is kept and announced."""
+
+    def __init__(self, factories: Iterable[Any], announce: Callable[[Violation], None] | None = None) -> None:
+        self.violation: Violation | None = None
+        self._announce = announce
+        self._all = [_Checked(factory) for factory in factories]
+        self._by_kind: dict[str, list[_Checked]] = defaultdict(list)
+        self._prefixes: list[tuple[str, _Checked]] = []
+        for checked, factory in zip(self._all, factories, strict=True):
+            for kind in describe(factory)[1]:
+                if kind.endswith("."):
+                    self._prefixes.append((kind, checked))
+                else:
+                    self._by_kind[kind].append(checked)
+        self._known = dict(self._by_kind)
+
+    @property
+    def wants_clock(self) -> bool:
+        return bool(self._by_kind.get("clock"))
+
+    def feed(self, event: Event) -> None:
+        checks = self._known.get(event.kind)
+        if checks is None:
+            checks = self._by_kind[event.kind] + [c for prefix, c in self._prefixes if event.kind.startswith(prefix)]
+            self._known[event.kind] = checks
+        for checked in checks:
+            found = checked.check(event)
+            if found is not None:
+                self._found(found)
+
+    def end(self, now_s: float) -> None:
+        """Let invariants judge what never came."""
+        for checked in self._all:
+            if self.violation is None and (found := checked.end(now_s)) is not None:
+                self._found(found)
+
+    def _found(self, violation: Violation) -> None:
+        if self.violation is None:
+            self.violation = violation
+            if self._announce is not None:
+                self._announce(violation)
+
+    def exercised(self) -> tuple[list[str], list[str]]:
+        """The names of the invariants that saw at least one event, and of those that saw none (unknown)."""
+        seen = sorted(c.name for c in self._all if c.seen)
+        return seen, sorted(c.name for c in self._all if not c.seen)
+
+
+def check_history(events: Iterable[Event], factories: Iterable[Any]) -> Violation | None:
+    """The first violation in a finished history, or None: what `zebra report` does with stored runs."""
+    checks, now_s, second = Checks(list(factories)), 0.0, 1
+    for event in events:
+        while checks.wants_clock and event.t >= second:
+            checks.feed(Event(-1, float(second), "", "clock", {}))
+            second += 1
+        checks.feed(event)
+        now_s = event.t
+        if checks.violation is not None:
+            return checks.violation
+    checks.end(now_s)
+    return checks.violation
+
+
+# -- helpers: invariants from a predicate -----------------------------------------------------------------------
+
+
+def _register(name: str, on: str | Iterable[str], make: Callable[[], Any]) -> Factory:
+    def factory() -> Any:
+        return make()
+
+    return invariant(name, on)(factory)
+
+
+def always(name: str, on: str | Iterable[str], holds: Callable[[Event], bool]) -> Factory:
+    """Every event of these kinds satisfies the predicate."""
+
+    class Always:
+        def check(self, event: Event) -> str | None:
+            return None if holds(event) else f"does not hold at {event!r}"
+
+    return _register(name, on, Always)
+
+
+def never(name: str, on: str | Iterable[str], happens: Callable[[Event], bool] = lambda _: True) -> Factory:
+    """No event of these kinds satisfies the predicate."""
+    return always(name, on, lambda event: not happens(event))
+
+
+def eventually(name: str, on: str, within: float, holds: Callable[[Event], bool] = lambda _: True) -> Factory:
+    """An event of this kind that satisfies the predicate comes within so many seconds of the run's start."""
+    return leads_to(name, "run", on, within, then=holds)
+
+
+def leads_to(name: str, first: str, then_kind: str, within: float, *, key: Callable[[Event], Any] = lambda _: None,
+             when: Callable[[Event], bool] = lambda _: True, then: Callable[[Event], bool] = lambda _: True) -> Factory:  # fmt: skip
+    """Each event `first` (with `when`) is followed within so many seconds by one of `then_kind` with the same `key`."""
+
+    class LeadsTo:
+        def __init__(self) -> None:
+            self.waiting: dict[Any, Event] = {}
+
+        def check(self, event: Event) -> Violation | None:
+            if event.kind == then_kind and then(event):
+                self.waiting.pop(key(event), None)
+            elif event.kind == first and when(event):
+                self.waiting.setdefault(key(event), event)
+            return self.overdue(event.t)
+
+        def end(self, now_s: float) -> Violation | None:
+            return self.overdue(now_s, at_end=True)
+
+        def overdue(self, now_s: float, at_end: bool = False) -> Violation | None:
+            for began in self.waiting.values():
+                if now_s > began.t + within or at_end:
+                    return Violation(f"no {then_kind} within {within:g} s of {began!r}", (began,))
+            return None
+
+    return _register(name, (first, then_kind, "clock"), LeadsTo)
+
+
+def at_most_one(name: str, on: str, per: Callable[[Event], Any], who: Callable[[Event], Any] = lambda event: event.node) -> Factory:
+    """For each value of `per` the events of this kind name one single `who`."""
+
+    class AtMostOne:
+        def __init__(self) -> None:
+            self.first: dict[Any, Event] = {}
+
+        def check(self, event: Event) -> Violation | None:
+            first = self.first.setdefault(per(event), event)
+            if who(first) != who(event):
+                return Violation(f"{per(event)}: both {who(first)} and {who(event)}", (first, event))
+            return None
+
+    return _register(name, on, AtMostOne)

@@ -1,0 +1,77 @@
+"""What a role holds: its name, place and configuration, and the services of the substrate that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from zebra.topology import Place
+from zebra.workload import Op
+
+if TYPE_CHECKING:
+    from zebra.blob import Blob
+
+C = TypeVar("C")
+
+
+class Clock(Protocol):
+    """A node's clocks: the wall clock may be skewed, the monotonic one never jumps."""
+
+    def time(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class Disk(Protocol):
+    """A node's files, flat and by name; they outlive the process. What is not synced may not survive a crash."""
+
+    async def write(self, name: str, data: Blob | bytes) -> None: ...
+    async def append(self, name: str, data: Blob | bytes) -> None: ...
+    async def read(self, name: str) -> Blob: ...
+    async def sync(self, name: str) -> None: ...
+    async def remove(self, name: str) -> None: ...
+    def names(self) -> list[str]: ...
+
+
+class Role(Protocol):
+    """A role is a class called with a Node; `run` is its life. `reload(config)` is optional."""
+
+    async def run(self) -> None: ...
+
+
+class Node(Generic[C]):
+    """One running node, as its role sees it. Nothing here tells which substrate it is on.
+
+    `config` is this node's own configuration; `random` a generator of its own; `incarnation` counts its starts from 1.
+    """
+
+    def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
+                 emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place], variants: frozenset[str],
+                 is_up: Callable[[str], bool]) -> None:  # fmt: skip
+        self.place, self.config, self.incarnation, self.random, self.clock, self.disk = place, config, incarnation, random, clock, disk
+        self.name, self.role = place.node, place.role
+        self.emit, self._ready, self._places, self._variants, self._is_up = emit, ready, places, variants, is_up
+
+    def peers(self, role: str) -> tuple[str, ...]:
+        """The names of the other nodes of a role, up or not, in order."""
+        return tuple(name for name, place in self._places.items() if place.role == role and name != self.name)
+
+    def up(self, role: str) -> tuple[str, ...]:
+        """The nodes of a role that the cluster means to be running now: for clients, as a scheduler would tell them."""
+        return tuple(name for name in self.peers(role) if self._is_up(name))
+
+    def place_of(self, name: str) -> Place:
+        """Where a node is. Raises KeyError for a name that the cluster does not have."""
+        return self._places[name]
+
+    async def ready(self) -> None:
+        """The role serves from now on; the cluster waits for it."""
+        self._ready()
+
+    def variant(self, name: str) -> bool:
+        """Whether this run has the named variant: a planted bug, or a form that makes a parameter safe."""
+        return name in self._variants
+
+    def op(self, kind: str, **fields: Any) -> Op:
+        """Record an operation of this client: `async with node.op("write", key=k, value=v):` (see `zebra.workload`)."""
+        return Op(self, kind, fields)

@@ -1,0 +1,363 @@
+"""One run: a frozen RunSpec in, an Outcome out. Everything that runs a scenario ends here.
+
+Plugin, campaign, replay, benchmarks and the tests of planted bugs call `run`; it knows nothing of pytest, makes its
+own loop, and returns a violation instead of raising it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import msgspec
+
+from zebra.cluster import Cluster
+from zebra.errors import ConfigError, Hang, InvariantViolated, TargetError, ZebraError
+from zebra.events import SCHEMA, Event, EventLog, History
+from zebra.injection.injector import Injector
+from zebra.injection.schedule import Schedule
+from zebra.invariant import Checks, Violation, find
+from zebra.params import Assignment, Read, configs, validate
+from zebra.params.assignment import values_for
+from zebra.registry import load
+from zebra.substrate import Plan, Running, Substrate
+from zebra.target import Target, find_target
+from zebra.topology import Place, Topology
+
+Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
+Result = Literal["pass", "fail", "hang", "crash", "slow", "invalid", "inconclusive", "infrastructure"]
+FAILED: frozenset[str] = frozenset({"fail", "hang", "crash", "slow"})
+
+TOKEN_CHARACTERS_MAX = 1500
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All inputs of one run. `test` is a pytest node id or `module:function`; `topology` None means the target's own."""
+
+    test: str = ""
+    target: str
+    substrate: str = "sim"
+    topology: Topology | None = None
+    assignment: Assignment = {}
+    schedule: Schedule = Schedule()
+    seed: int = 0
+    variant: str = ""
+    timeout_s: float = 600.0
+
+    def token(self) -> str:
+        """`zebra1.` + the packed spec + 8 hex digits of the code's hash: all that `zebra replay` needs."""
+        packed = base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).rstrip(b"=").decode()
+        return f"zebra1.{packed}{code_hash(self.target)}"
+
+    def command(self, report: Path | None = None) -> str:
+        """The command that runs this again; a token that is too long for a line is written below `report` instead."""
+        token = self.token()
+        if len(token) > TOKEN_CHARACTERS_MAX and report is not None:
+            path = report / "replays" / f"{hashlib.blake2b(token.encode(), digest_size=6).hexdigest()}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(token + "\n")
+            return f"zebra replay {path}"
+        return f"zebra replay {token}"
+
+
+def decode_token(text: str) -> tuple[RunSpec, bool]:
+    """The spec of a token, and whether it was made by this very code. Raises ConfigError for text that is no token."""
+    text = text.strip()
+    if not text.startswith("zebra1."):
+        version = text.partition(".")[0]
+        what = f"version {version} is unknown" if version.startswith("zebra") and "." in text else "it does not begin with 'zebra1.'"
+        raise ConfigError(f"token {text[:30]!r}: {what}, expected one that this version of zebra printed")
+    body, made_by = text[7:-8], text[-8:]
+    try:
+        packed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        spec = msgspec.msgpack.decode(packed, type=RunSpec)
+        bytes.fromhex(made_by)
+    except (binascii.Error, msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"token {text[:30]!r}: damaged or cut short ({error}), copy the whole of it") from None
+    return spec, made_by == code_hash(spec.target)
+
+
+@cache
+def code_hash(target: str) -> str:
+    """8 hex digits of the engine's and the target's source."""
+    roots = [Path(__file__).parent]
+    try:
+        module = load("targets", target) if ":" not in target else None
+        if module is not None and module.__file__:
+            roots.append(Path(module.__file__).parent)
+    except ConfigError:
+        pass
+    digest = hashlib.blake2b(digest_size=4)
+    for root in roots:
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one run came to.
+
+    `message` is one line for people; `error` the exception behind a fail or crash; `duration_s` is run time, `wall_s`
+    the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
+    the event kinds that occurred; `reads` what a recording run read.
+    """
+
+    spec: RunSpec
+    result: Result
+    message: str = ""
+    violation: Violation | None = None
+    error: BaseException | None = None
+    history: History
+    duration_s: float
+    wall_s: float
+    exercised: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    kinds: frozenset[str] = frozenset()
+    reads: frozenset[Read] = frozenset()
+
+    @property
+    def failed(self) -> bool:
+        return self.result in FAILED
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong: the test's own exception, InvariantViolated, or a ZebraError that says it."""
+        if self.violation is not None:
+            raise InvariantViolated(self.violation, self.spec.token())
+        if self.error is not None:
+            raise self.error
+        if self.result != "pass":
+            raise ZebraError(f"{self.result}: {self.message}")
+
+
+def run(scenario: Scenario, spec: RunSpec, *, target: Target | None = None, invariants: Iterable[Any] | None = None,
+        history: History | None = None, record_reads: bool = False, report: Path | None = None) -> Outcome:  # fmt: skip
+    """Run a scenario once and say how it went.
+
+    `target` overrides the look-up of `spec.target`; `invariants` (names or factories) are added to the target's, and one
+    that was asked for so and never exercised makes the run inconclusive. `history` may stream to a file. With
+    `record_reads` every parameter read is noted. Raises ConfigError for bad input; whatever goes wrong later is in the
+    Outcome.
+    """
+    started = time.perf_counter()
+    target = find_target(spec.target) if target is None else target
+    this = _Run(scenario, spec, target, tuple(invariants or ()), history or History(), record_reads, report)
+    return this.go(started)
+
+
+def find_substrate(name: str) -> Substrate:
+    """A substrate by name; raises ConfigError when it is unknown or this machine cannot offer it."""
+    substrate: Substrate = load("substrates", name).SUBSTRATE
+    reason = substrate.unavailable()
+    if reason:
+        raise ConfigError(f"substrate {name} is not available here: {reason}")
+    return substrate
+
+
+class _Run:
+    def __init__(self, scenario: Scenario, spec: RunSpec, target: Target, asked: tuple[Any, ...], history: History,
+                 record_reads: bool, report: Path | None) -> None:  # fmt: skip
+        self.scenario, self.spec, self.target, self.history, self.report = scenario, spec, target, history, report
+        self.substrate = find_substrate(spec.substrate)
+        target.check_variant(spec.variant)
+        self.topology = target.full_topology(spec.topology)
+        self.places = self.topology.places()
+        assignment = validate(spec.assignment, target.space, self.places)
+        self.configs = configs(assignment, target.space, self.places)
+        self.base = target.space.replace(target.config(), values_for(assignment, _nowhere))
+        self.asked = [find(item) if isinstance(item, str) else item for item in asked]
+        self.checks = Checks([*target.invariants, *(a for a in self.asked if a not in target.invariants)], self._announce)
+        self.reads: set[Read] | None = set() if record_reads else None
+        self.role_of = {place.node: place.role for place in self.places}
+        self.kinds: set[str] = set()
+        self.broken: asyncio.Future[None] | None = None
+        self.crash: tuple[str, BaseException] | None = None
+        self.log: EventLog | None = None
+        self.injector: Injector | None = None
+        self.began = False
+
+    def go(self, started: float) -> Outcome:
+        plan = Plan(
+            prefix=self.target.name, places=self.places, topology=self.topology, roles=self.target.all_roles,
+            configs=self.configs, seed=self.spec.seed, variant=self.spec.variant, start_s=self.target.start_s,
+            timeout_s=self.spec.timeout_s, log=self._make_log, on_crash=self._crashed,
+            on_second=self._second if self.checks.wants_clock else None,
+            note_read=None if self.reads is None else self._note_read,
+        )  # fmt: skip
+        result: Result
+        error: BaseException | None
+        try:
+            result, message, error = self.substrate.run(plan, self._main)
+        except Hang as hang:
+            result, message, error = "hang", str(hang), hang
+        return self._outcome(result, message, error, started)
+
+    # -- what the substrate calls ----------------------------------------------------------------------------
+
+    def _make_log(self, now: Callable[[], float]) -> EventLog:
+        self.log = EventLog(self.history, now)
+        self.now = now
+        self.log.listeners += [lambda event: self.kinds.add(event.kind), self.checks.feed]
+        self.log.emit("", "run", schema=SCHEMA, **msgspec.to_builtins(self._full_spec()),
+                      places=msgspec.to_builtins(self.places))  # fmt: skip
+        return self.log
+
+    def _full_spec(self) -> Any:
+        """The spec with its defaults written out, so that a stored history says everything."""
+        spec = msgspec.structs.replace(self.spec, topology=self.topology)
+        return {name: getattr(spec, name) for name in spec.__struct_fields__}
+
+    def _second(self) -> None:
+        self.checks.feed(Event(-1, self.now(), "", "clock", {}))
+
+    def _note_read(self, node: str, parameter: str, value: Any) -> None:
+        assert self.reads is not None
+        self.reads.add(Read(self.role_of[node], parameter, value))
+
+    def _announce(self, violation: Violation) -> None:
+        self._break()
+
+    def _crashed(self, node: str, error: BaseException) -> None:
+        if self.crash is None:
+            self.crash = (node, error)
+        self._break()
+
+    def _break(self) -> None:
+        if self.broken is not None and not self.broken.done():
+            self.broken.set_result(None)
+
+    # -- phases ----------------------------------------------------------------------------------------------
+
+    async def _main(self, running: Running) -> tuple[Result, str, BaseException | None]:
+        self.broken = asyncio.get_running_loop().create_future()
+        random = Random(f"{self.spec.seed}/faults")
+        selectors = {name: (lambda select=select: select(cluster)) for name, select in self.target.selectors.items()}
+        self.injector = Injector(running, self.places, random, selectors, lambda step: cluster.carry_out(step))
+        cluster = Cluster(self.target, running, self.places, self.configs, self.base, self.injector)
+        try:
+            error = await self._until_broken(running.start(place.node for place in self.places))
+            self.began = error is None
+            if self.began and self._fine():
+                error = await self._until_broken(self._scenario(cluster))
+            if error is None and self._fine():
+                error = await self._until_broken(self._liveness(cluster))
+            if error is None and self._fine():
+                self.checks.end(running.now())
+            return self._judge(error)
+        finally:
+            await running.stop()
+
+    def _fine(self) -> bool:
+        return self.checks.violation is None and self.crash is None
+
+    async def _until_broken(self, coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
+        """Run a phase until it ends or something breaks; what it raised, or None."""
+        assert self.broken is not None
+        task = asyncio.create_task(coroutine)
+        try:
+            await asyncio.wait([task, self.broken], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=1.0)
+        if not task.done() or task.cancelled():
+            return None if self.broken.done() else asyncio.CancelledError("the test cancelled itself")
+        return task.exception()
+
+    async def _scenario(self, cluster: Cluster) -> None:
+        assert self.injector is not None
+        following = asyncio.create_task(self.injector.follow(self.spec.schedule))
+        try:
+            await self.scenario(cluster)
+            if following.done():
+                following.result()
+            elif self.spec.schedule:
+                self.unfinished = True
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        if following.done() and not following.cancelled() and following.exception() is not None:
+            raise following.exception() or TargetError("the schedule failed")
+
+    unfinished = False
+
+    async def _liveness(self, cluster: Cluster) -> None:
+        """Heal everything and demand progress."""
+        assert self.injector is not None and self.log is not None
+        await self.injector.heal_all()
+        self.log.emit("", "run.healed")
+        if self.target.progress is None:
+            return
+        try:
+            async with asyncio.timeout(self.target.settle_s):
+                await self.target.progress(cluster)
+        except Exception as error:
+            what = "no answer" if isinstance(error, TimeoutError) and not str(error) else f"{type(error).__name__}: {error}"
+            self.checks._found(
+                Violation(f"no progress within {self.target.settle_s:g} s of healing: {what}", (), "zebra.progress", cluster.now)
+            )
+
+    def _judge(self, error: BaseException | None) -> tuple[Result, str, BaseException | None]:
+        assert self.injector is not None
+        if self.checks.violation is not None:
+            violation = self.checks.violation
+            return "fail", f"{violation.invariant}: {violation.message}", None
+        if self.crash is not None:
+            node, cause = self.crash
+            return "crash", f"{node}: {type(cause).__name__}: {cause}", cause
+        if error is not None:
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                raise error
+            return "fail", _one_line(error), error
+        idle = self.injector.without_effect()
+        if self.unfinished and len(self.injector.injected) < len(self.spec.schedule.steps):
+            idle.append("steps of the schedule later than the end of the test")
+        if idle:
+            return "inconclusive", f"no effect: {'; '.join(idle)}", None
+        wanted = {getattr(factory, "zebra_name", "") for factory in self.asked}
+        missing = sorted(wanted.intersection(self.checks.exercised()[1]))
+        if missing:
+            return "inconclusive", f"asked for but never exercised: {', '.join(missing)}", None
+        return "pass", "", None
+
+    def _outcome(self, result: Result, message: str, error: BaseException | None, started: float) -> Outcome:
+        assert self.log is not None
+        exercised, unknown = self.checks.exercised()
+        violation = self.checks.violation
+        if violation is not None:
+            result, message = "fail", f"{violation.invariant}: {violation.message}"
+            self.log.emit("", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs())
+        replay = "" if result == "pass" else self.spec.command(self.report)
+        self.log.emit("", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown)
+        if error is not None:
+            _drop_frames(error)
+        duration_s = self.now()
+        self.history.close()
+        return Outcome(
+            spec=self.spec, result=result, message=message, violation=violation, error=error, history=self.history,
+            duration_s=duration_s, wall_s=time.perf_counter() - started, exercised=tuple(exercised),
+            unknown=tuple(unknown), kinds=frozenset(self.kinds), reads=frozenset(self.reads or ()),
+        )  # fmt: skip
+
+
+_nowhere = Place(node="none-1", role="none", host="", rack="", dc="", region="")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Forget the locals of finished frames, so that a kept exception does not keep the whole simulation."""
+    traceback.clear_frames(error.__traceback__)

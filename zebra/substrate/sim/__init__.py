@@ -1,0 +1,239 @@
+"""The deterministic simulation: virtual time, an in-memory network, disks and clocks, one seed.
+
+`loop` runs everything; `machine` is what a node is made of; `network`, `stream` and `datagram` join machines; `disk`
+keeps files; `capabilities` is what faults can do; `isolation` keeps the real world out. Start reading at `loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from random import Random
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from zebra.errors import Escape, NodeDown, TargetError
+from zebra.node import Node
+from zebra.params.recording import recording
+from zebra.substrate import Effect, Plan, Running
+from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks, SimProcesses
+from zebra.substrate.sim.isolation import isolated
+from zebra.substrate.sim.loop import SimLoop
+from zebra.substrate.sim.machine import Machine, Process
+from zebra.substrate.sim.network import Network
+
+T = TypeVar("T")
+
+
+class SimRunning:
+    """`zebra.substrate.Running` for one simulated run."""
+
+    def __init__(self, plan: Plan, loop: SimLoop) -> None:
+        self.plan, self.loop = plan, loop
+        self.network = loop.network = Network(loop, plan.topology, plan.places, plan.seed)
+        self.log = plan.log(lambda: loop.now)
+        self.next_effect = itertools.count(1).__next__
+        self.capabilities: Mapping[str, Any] = {
+            kind.name: kind(self) for kind in (SimProcesses, SimLinks, SimClocks, SimDisks)
+        }  # type: ignore[abstract]
+        self._configs = dict(plan.configs)
+        self._places = {place.node: place for place in plan.places}
+        self._roles: dict[str, Any] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
+        self._variants = frozenset(filter(None, plan.variant.split(",")))
+        loop.on_error = self._error
+
+    def now(self) -> float:
+        return self.loop.now
+
+    def is_up(self, node: str) -> bool:
+        return self.network.machines[node].process is not None and node not in self._stopping
+
+    def role(self, node: str) -> Any:
+        return self._roles[node]
+
+    # -- start -----------------------------------------------------------------------------------------------
+
+    async def start(self, nodes: Iterable[str]) -> None:
+        waiting = {node: self._boot(self.network.machines[node]) for node in nodes if not self.is_up(node)}
+        if not waiting:
+            return
+        done, late = await asyncio.wait(waiting.values(), timeout=self.plan.start_s)
+        for node, ready in waiting.items():
+            if ready in late:
+                raise TargetError(f"{node} was not ready {self.plan.start_s:g} s after its start")
+            ready.result()
+
+    def _boot(self, machine: Machine) -> asyncio.Future[None]:
+        """Start a process; the future is done when it is ready, or has ended before."""
+        process, name = machine.boot(), machine.name
+        config = self._configs[name]
+        ready: asyncio.Future[None] = self.loop.create_future()
+
+        def emit(kind: str, /, **fields: Any) -> None:
+            if process.alive:
+                self.log.emit(name, kind, **fields)
+
+        def is_ready() -> None:
+            if process.alive and not ready.done():
+                emit("node.ready")
+                ready.set_result(None)
+
+        self.log.emit(name, "node.start", incarnation=machine.incarnation, config=msgspec.to_builtins(config))
+        note = self.plan.note_read
+        if note is not None:
+            config = recording(config, self.plan.prefix, lambda parameter, value: note(name, parameter, value))
+        node: Node[Any] = Node(
+            place=machine.place, config=config, incarnation=machine.incarnation, random=Random(machine.random.random()),
+            clock=machine.clock, disk=machine.disk, emit=emit, ready=is_ready, places=self._places,
+            variants=self._variants, is_up=self.is_up,
+        )  # fmt: skip
+        life = self._lives[name] = process.spawn(self._live(process, node, is_ready), f"{name}.run")
+
+        def ended(_: asyncio.Future[None]) -> None:
+            if not ready.done():
+                ready.set_exception(TargetError(f"{name} ended before it was ready"))
+
+        process.ended.add_done_callback(ended)
+        life.add_done_callback(lambda task: self._role_ended(process, task))
+        return ready
+
+    async def _live(self, process: Process, node: Node[Any], is_ready: Callable[[], None]) -> None:
+        role = self._roles[node.name] = self.plan.roles[node.role](node)
+        if hasattr(role, "run"):
+            await role.run()
+        else:
+            is_ready()
+            await asyncio.get_running_loop().create_future()
+
+    def _role_ended(self, process: Process, task: asyncio.Task[None]) -> None:
+        if not process.alive or process.node in self._stopping:
+            return
+        error = None if task.cancelled() else task.exception()
+        self.log.emit(process.node, "node.exit", error="" if error is None else f"{type(error).__name__}: {error}")
+        process.die(silent=False)
+        if error is not None:
+            self.plan.on_crash(process.node, error)
+
+    # -- what faults do --------------------------------------------------------------------------------------
+
+    def crash(self, node: str) -> None:
+        machine = self.network.machines[node]
+        if machine.process is not None:
+            self.log.emit(node, "node.crash", incarnation=machine.incarnation)
+            machine.process.die(silent=True)
+            machine.disk.crash()
+
+    def pause(self, node: str) -> None:
+        process = self.network.machines[node].process
+        if process is not None:
+            self.log.emit(node, "node.pause")
+            process.pause()
+
+    def resume(self, node: str) -> None:
+        process = self.network.machines[node].process
+        if process is not None and process.paused:
+            self.log.emit(node, "node.resume")
+            process.resume()
+
+    async def stop_node(self, node: str, grace_s: float) -> None:
+        """A planned stop: the role's `run` is cancelled and has `grace_s` to finish; a paused one cannot."""
+        process = self.network.machines[node].process
+        if process is None or node in self._stopping:
+            return
+        self._stopping.add(node)
+        try:
+            self.log.emit(node, "node.stopping", grace_s=grace_s)
+            life = self._lives[node]
+            if not process.paused:
+                life.cancel()
+            await asyncio.wait([life, process.ended], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+            if process.alive:
+                self.log.emit(node, "node.stop", in_time=life.done())
+                process.die(silent=False)
+            if life.done() and not life.cancelled() and life.exception() is not None:
+                self.plan.on_crash(node, life.exception() or NodeDown(node))
+        finally:
+            self._stopping.discard(node)
+
+    async def configure(self, node: str, config: msgspec.Struct, how: Literal["restart", "reload"]) -> None:
+        self._configs[node] = config
+        self.log.emit(node, "node.configure", how=how, config=msgspec.to_builtins(config))
+        if how == "reload":
+            role = self._roles.get(node)
+            if not hasattr(role, "reload"):
+                raise TargetError(f"{node}: its role has no `reload(config)`, configure it with how='restart'")
+            await self.call(node, "reload", config)
+        elif self.is_up(node):
+            await self.stop_node(node, 5.0)
+            await self.start([node])
+
+    async def call(self, node: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        process = self.network.machines[node].process
+        if process is None:
+            raise NodeDown(f"{node} is not running")
+        found = getattr(self._roles[node], method)
+        if not inspect.iscoroutinefunction(found):
+            return process.context.copy().run(found, *args, **kwargs)
+        return await process.call(found(*args, **kwargs), f"{node}.{method}")
+
+    async def heal(self, effect: Effect) -> None:
+        await self.capabilities[effect.capability].remove(effect)
+
+    async def stop(self) -> None:
+        self.kill()
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End every process at once; nothing of it is recorded."""
+        for machine in self.network.machines.values():
+            if machine.process is not None:
+                machine.process.die(silent=True)
+
+    def _error(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Escape):
+            raise error
+        what = "" if error is None else f"{type(error).__name__}: {error}"
+        process = getattr(context.get("task") or context.get("future"), "process", None)
+        self.log.emit("" if process is None else process.node, "error", message=str(context.get("message", "")), error=what)
+
+
+class SimSubstrate:
+    """`zebra.substrate.Substrate`: deterministic simulation in this process."""
+
+    name = "sim"
+    capabilities = ("processes", "links", "clocks", "disks")
+
+    def unavailable(self) -> str:
+        return ""
+
+    def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
+        loop = SimLoop()
+        with isolated(loop, plan.seed):
+            running = SimRunning(plan, loop)
+            loop.watch(plan.timeout_s, plan.on_second)
+            try:
+                return loop.run_until_complete(main(running))
+            finally:
+                running.kill()
+                _close_test_tasks(loop)
+                loop.close()
+
+
+def _close_test_tasks(loop: SimLoop) -> None:
+    """Drop what the test left running, inside its own coroutines first."""
+    for task in loop.tasks():
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        try:
+            task.get_coro().close()
+        except Exception:
+            pass
+
+
+SUBSTRATE = SimSubstrate()

@@ -1,0 +1,180 @@
+"""A simulated node: what outlives its processes (address, network card, disk, clock) and the process that runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import Context, copy_context
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zebra.errors import NodeDown
+from zebra.substrate.sim.disk import SimDisk
+from zebra.substrate.sim.loop import CURRENT, Handle, SimLoop, SimTask
+from zebra.topology import Place
+
+if TYPE_CHECKING:
+    from zebra.substrate.sim.network import Listener, StreamTransport
+    from zebra.substrate.sim.datagram import DatagramTransport
+
+T = TypeVar("T")
+
+EPOCH_S = 1_767_225_600.0
+"""Wall clock at the start of a run: 2026-01-01 00:00:00 UTC."""
+
+BOOT_S = 5_000.0
+"""Monotonic clock at the start of a run."""
+
+
+class Clock:
+    """A node's clocks. `offset_s` is what `clock.offset` faults add to the wall clock; `reads` counts looks at it."""
+
+    __slots__ = ("_loop", "offset_s", "reads")
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop, self.offset_s, self.reads = loop, 0.0, 0
+
+    def time(self) -> float:
+        """Wall-clock seconds since 1970, with this node's skew."""
+        self.reads += 1
+        return EPOCH_S + self._loop.now + self.offset_s
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps."""
+        return BOOT_S + self._loop.now
+
+
+class Nic:
+    """A host's network card: when each direction is free again, and seconds per byte."""
+
+    __slots__ = ("cost_s", "rx_free", "tx_free")
+
+    def __init__(self, rate: float) -> None:
+        self.tx_free = self.rx_free = 0.0
+        self.cost_s = 1.0 / rate
+
+
+class Machine:
+    """One node of the cluster. `process` is its running incarnation or None; without power its kernel is silent too."""
+
+    def __init__(self, place: Place, address: str, nic: Nic, loop: SimLoop, seed: int) -> None:
+        self.place, self.address, self.nic, self.loop = place, address, nic, loop
+        self.name = place.node
+        self.process: Process | None = None
+        self.incarnation = 0
+        self.powered = True
+        self.random = Random(f"{seed}/{place.node}")
+        self.clock = Clock(loop)
+        self.disk = SimDisk(self)
+        self.listeners: dict[int, Listener] = {}
+        self.datagrams: dict[int, DatagramTransport] = {}
+        self._next_port = 32768
+
+    def free_port(self) -> int:
+        """The next ephemeral port, going round."""
+        self._next_port = self._next_port + 1 if self._next_port < 60999 else 32768
+        return self._next_port
+
+    def boot(self) -> Process:
+        """A new incarnation, on the disk that the last one left."""
+        self.incarnation += 1
+        self.powered = True
+        self.process = Process(self)
+        return self.process
+
+
+class Process:
+    """One incarnation of a node: a context that its tasks run in, and the sockets that it holds."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.node, self.incarnation = machine, machine.name, machine.incarnation
+        self.alive, self.paused = True, False
+        self.transports: dict[StreamTransport, None] = {}
+        self._parked: list[tuple[float, Handle]] = []
+        self._resumed: asyncio.Future[None] | None = None
+        self.ended: asyncio.Future[None] = machine.loop.create_future()
+        self.context = copy_context()
+        self.context.run(CURRENT.set, self)
+
+    @property
+    def loop(self) -> SimLoop:
+        return self.machine.loop
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task of this process."""
+        return self.loop.create_task(coro, name=name, context=self.context.copy())
+
+    async def call(self, coro: Coroutine[Any, Any, T], name: str) -> T:
+        """The result of a coroutine run as this process's; raises NodeDown if the process ends before it does."""
+        while self.alive and self.paused:
+            if self._resumed is None:
+                self._resumed = self.loop.create_future()
+            await asyncio.wait([self._resumed])
+        if not self.alive:
+            coro.close()
+            raise NodeDown(f"{self.node} is not running")
+        task = self.spawn(coro, name)
+        try:
+            await asyncio.wait([task, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not task.done():
+            raise NodeDown(f"{self.node} stopped running before {name} was done")
+        return task.result()
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop running, as by SIGSTOP: what is scheduled waits, what arrives waits in the kernel."""
+        if not self.paused:
+            self.paused = True
+            self._parked = self.loop.park(self)
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            parked, self._parked = self._parked, []
+            self.loop.unpark(parked)
+            if self._resumed is not None:
+                self._resumed.set_result(None)
+                self._resumed = None
+
+    def arrive(self, handle: Handle) -> None:
+        """Keep a delivery for the time when the process runs again."""
+        self._parked.append((self.loop.now, handle))
+
+    def tasks(self) -> list[SimTask]:
+        return [task for task in self.loop.tasks() if task.process is self]
+
+    def die(self, silent: bool) -> None:
+        """End at once. First sockets, disk and `emit` are cut, then the tasks are dropped: no `finally` acts outside.
+
+        `silent` is a loss of power: peers hear nothing. Otherwise the kernel closes the sockets.
+        """
+        if not self.alive:
+            return
+        self.alive = False
+        machine = self.machine
+        machine.powered = not silent
+        for transport in list(self.transports):
+            transport.cut(silent)
+        self.transports.clear()
+        for datagram in list(machine.datagrams.values()):
+            datagram.cut()
+        machine.listeners.clear()
+        machine.datagrams.clear()
+        machine.process = None
+        self.loop.drop(self)
+        self._parked.clear()
+        for task in self.tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine: Any = task.get_coro()
+            try:
+                Context.run(self.context, coroutine.close)
+            except (RuntimeError, Exception):  # a `finally` that awaits or raises has nobody left to tell
+                pass
+        self.loop.drop(self)
+        self.ended.set_result(None)
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
