@@ -61,9 +61,14 @@ class Story:
         seen = dict.fromkeys([event.node for event in self.marks] + list(self.states))
         self.nodes = [node for node in seen if not node] + list(self.places)  # what is on no node has the first lane
         self.nodes += [node for node in seen if node and node not in self.places]
-        self.families = Counter(family(event.kind) for event in self.marks).most_common()
-        ranked = [name for name, _ in self.families if name != "trouble"]
+        families = Counter(family(event.kind) for event in self.marks)
+        ranked = [name for name, _ in families.most_common() if name != "trouble"]
         self.colours = {name: f"k{min(index, COLOURS)}" for index, name in enumerate(ranked)} | {"trouble": "kx"}
+        self.legend = dict[str, tuple[str, int]]()  # colour: names of the families, number of their events
+        for name, number in families.most_common():
+            names, sum_before = self.legend.get(self.colours[name], ("", 0))
+            shown = "op.fail, op.unknown" if name == "trouble" else name
+            self.legend[self.colours[name]] = (f"{names}, {shown}" if names else shown, sum_before + number)
 
     def witnesses(self) -> list[str]:
         """The nodes that the evidence happened on or speaks of."""

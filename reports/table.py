@@ -52,7 +52,8 @@ def _accounting(campaign: CampaignResult) -> Iterator[str]:
         f"the same verdicts one by one: {baselines.one_by_one:,} runs, by ZebraConf's procedure: "
         f"{baselines.zebraconf:,}; information bound: {campaign.bound_bits:.1f} bits (no search can do with fewer runs)"
     )
-    yield f"stated error rate: {campaign.error_rate:g}"
+    if campaign.error_rate:
+        yield f"stated error rate: {campaign.error_rate:g}"
     if campaign.never:
         yield f"never happened, in any trial: {one_line(', '.join(campaign.never))}"
 
@@ -64,7 +65,7 @@ def _finding(p: ParameterResult) -> Iterator[str]:
     yield f"{p.name} {p.verdict} {wording.situation(p)}".rstrip() + f": {one_line(p.evidence.violation)}"
     if order := wording.rollout(p):
         yield f"  roll-out: {order}"
-    yield f"  replay: zebra replay {one_line(p.evidence.replay, 2000)}"
+    yield f"  replay: zebra replay {p.evidence.replay}"
 
 
 def _runs(report: Report) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _counted(outcome: str) -> str:
 
 def _failure(run: Run) -> str:
     message = run.message.replace("\n", "\n  ")
-    replay = f"\n  replay: zebra replay {one_line(run.token, 2000)}" if run.token else ""
+    replay = f"\n  replay: zebra replay {run.token}" if run.token else ""
     return f"{wording.outcome_label(run.outcome)}  {one_line(run.test)}\n  {message}{replay}"
 
 

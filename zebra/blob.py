@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, groupby
@@ -265,15 +266,18 @@ def _placed(pieces: Iterable[Piece]) -> Iterator[tuple[int, Piece]]:
             at += size
 
 
+def _part(piece: Piece, first: int, last: int) -> Piece:
+    if isinstance(piece, bytes):
+        return piece[first:last]
+    return Range(piece.source, piece.start + first, piece.start + last, piece.streams, piece.flipped)
+
+
 def _between(pieces: Iterable[Piece], start: int, stop: int) -> Iterator[Piece]:
     """What falls between two positions of the blob that the pieces make."""
     for at, piece in _placed(pieces):
         first, last = max(start - at, 0), min(stop - at, _size(piece))
         if first < last:
-            if isinstance(piece, bytes):
-                yield piece[first:last]
-            else:
-                yield Range(piece.source, piece.start + first, piece.start + last, piece.streams, piece.flipped)
+            yield _part(piece, first, last)
 
 
 def _merge(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
@@ -304,21 +308,24 @@ def _settle(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
     more there are, whatever pieces it was made of: two of different origin overlap by a few bytes at most (the left
     one keeps them), so none holds another. What lies outside of runs is spelt out.
     """
-    runs: set[tuple[int, int, Range]] = set()
+    found: set[tuple[int, int, Range]] = set()
     for index, (at, piece) in enumerate(_placed(pieces)):
         if isinstance(piece, Range):
             before, after = _reach(pieces, index, -1), _reach(pieces, index, +1)
             run = Range(piece.source, piece.start - before, piece.stop + after, piece.streams, piece.flipped)
             if _is_run(run):
-                runs.add((at - before, at + _size(piece) + after, run))
-    settled: list[Piece] = []
-    done = 0
-    for start, stop, run in sorted(runs, key=itemgetter(0, 1)):
-        settled += map(_content, _between(pieces, done, start))
-        settled += _between([run], max(done - start, 0), stop - start)
-        done = stop
-    settled += map(_content, _between(pieces, done, _LENGTH_MAX))
-    return _merge(settled)
+                found.add((at - before, at + _size(piece) + after, run))
+    runs = sorted(found, key=itemgetter(0, 1))
+    starts, stops = [start for start, _, _ in runs], [0, *(stop for _, stop, _ in runs)]
+    settled: list[tuple[int, Piece]] = []
+    for done, (start, stop, run) in zip(stops, runs, strict=False):
+        settled.append((max(start, done), _part(run, max(done - start, 0), stop - start)))
+    for at, piece in _placed(pieces):  # no run lies within one piece, so what is outside of runs is in one part
+        index = bisect_right(starts, at)
+        first, last = max(at, stops[index]), min([at + _size(piece), *starts[index : index + 1]])
+        if first < last:
+            settled.append((first, _content(_part(piece, first - at, last - at))))
+    return _merge([piece for _, piece in sorted(settled, key=itemgetter(0))])
 
 
 def _is_run(piece: Range) -> bool:
@@ -350,7 +357,7 @@ def _agreement(ours: Range, theirs: Piece, step: int) -> int:
     for at in range(0, size, 64):  # a few bytes at a time, for hardly ever do they agree on the first
         end = min(at + 64, size)
         part = (at, end) if step > 0 else (size - end, size - at)
-        a, b = (b"".join(map(_content, _between([piece], *part)))[::step] for piece in (ours, theirs))
+        a, b = _content(_part(ours, *part))[::step], _content(_part(theirs, *part))[::step]
         if difference := int.from_bytes(a, "little") ^ int.from_bytes(b, "little"):
             return at + ((difference & -difference).bit_length() - 1) // 8
     return size

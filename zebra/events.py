@@ -46,7 +46,7 @@ class Event:
         try:
             fields = msgspec.json.decode(line, type=dict[str, Any])
             return cls(int(fields.pop("seq")), float(fields.pop("t")), str(fields.pop("node")), str(fields.pop("kind")), fields)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(f"history line {line[:60]!r}: not an event ({error})") from None
 
     def __eq__(self, other: object) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from zebra.errors import ConfigError, PluginError
 from zebra.events import Event
+from zebra.registry import load, members
 
 EVIDENCE = 5
 """How many of the last events of its kinds a violation shows when the invariant names none."""
@@ -46,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def invariant(name: str, on: str | Iterable[str]) -> Callable[[F], F]:
-    """Register a class (or a factory) as the invariant `name`, to be called for events of the kinds `on`.
+    """Register a class (or a factory, such as a partial) as the invariant `name`, called for events of the kinds `on`.
 
     A kind that ends in `.` stands for all kinds that begin with it; "clock" comes once per second of run time.
     Raises PluginError when the class has no `check(self, event)`.
@@ -58,11 +59,22 @@ def invariant(name: str, on: str | Iterable[str]) -> Callable[[F], F]:
             raise PluginError(f"invariant {name}: {factory.__name__} needs a method check(self, event)", name)
         if not kinds or not all(isinstance(kind, str) and kind for kind in kinds):
             raise PluginError(f"invariant {name}: `on` names no event kind", name)
+        if isinstance(factory, partial):
+            factory.__doc__ = factory.func.__doc__
         factory.zebra_name, factory.zebra_on = name, kinds  # type: ignore[attr-defined]
         _registry[name] = factory
         return factory
 
     return register
+
+
+NODE_GONE = ("node.crash", "node.exit", "node.stop")
+"""The kinds of event that end an incarnation of a node."""
+
+
+def value_of(event: Event, name: str) -> Any:
+    """A field of an event, or its node for the name "node": how general invariants are told where to look."""
+    return event.node if name == "node" else event[name]
 
 
 def registered() -> dict[str, Factory]:
@@ -71,7 +83,9 @@ def registered() -> dict[str, Factory]:
 
 
 def find(name: str) -> Factory:
-    """A registered invariant; raises ConfigError for an unknown name."""
+    """An invariant by name, which may have to import its family first; raises ConfigError for an unknown name."""
+    if name not in _registry and name.partition(".")[0] in members("invariants"):
+        load("invariants", name)
     if name not in _registry:
         raise ConfigError(f"invariant {name!r} is unknown, registered are {', '.join(sorted(_registry)) or 'none'}")
     return _registry[name]
@@ -80,28 +94,39 @@ def find(name: str) -> Factory:
 def describe(factory: Any) -> tuple[str, tuple[str, ...]]:
     """The name and the kinds of a factory: a decorated class, an instance of a helper, or a partial of either."""
     inner = factory
-    while isinstance(inner, partial):
+    while isinstance(inner, partial) and not hasattr(inner, "zebra_name"):
         inner = inner.func
     if not hasattr(inner, "zebra_name"):
         raise PluginError(f"{inner!r} is not an invariant: decorate it with @invariant(name, on=…)", str(inner))
     return inner.zebra_name, inner.zebra_on
 
 
+_EVERY_RUN = frozenset({"clock", "run"})
+"""Kinds that come in every run: seeing them exercises no invariant that waits for others too."""
+
+
 class _Checked:
     """The wrapper that validates one invariant: it names the guilty member when that breaks its contract."""
 
-    __slots__ = ("check_inner", "ended", "inner", "name", "recent", "seen")
+    __slots__ = ("check_inner", "idle", "inner", "name", "recent", "seen")
 
     def __init__(self, factory: Any) -> None:
-        self.name = describe(factory)[0]
-        self.inner: Any = factory()
+        self.name, kinds = describe(factory)
+        self.idle = _EVERY_RUN if set(kinds) - _EVERY_RUN else frozenset({"clock"})
+        try:
+            self.inner: Any = factory()
+        except Exception as error:
+            raise PluginError(f"invariant {self.name} cannot be made: {type(error).__name__}: {error}", self.name) from error
+        if not callable(getattr(self.inner, "check", None)):
+            raise PluginError(f"invariant {self.name}: what its factory made has no method check(self, event)", self.name)
         self.check_inner: Callable[[Event], Any] = self.inner.check
         self.recent: deque[Event] = deque(maxlen=EVIDENCE)
         self.seen = 0
 
     def check(self, event: Event) -> Violation | None:
-        self.seen += 1
-        self.recent.append(event)
+        if event.kind not in self.idle:
+            self.seen += 1
+            self.recent.append(event)
         try:
             found = self.check_inner(event)
         except Exception as error:
@@ -177,10 +202,11 @@ def check_history(events: Iterable[Event], factories: Iterable[Any]) -> Violatio
     """The first violation in a finished history, or None: what `zebra report` does with stored runs."""
     checks, now_s, second = Checks(list(factories)), 0.0, 1
     for event in events:
-        while checks.wants_clock and event.t >= second:
+        while checks.wants_clock and event.t >= second and checks.violation is None:
             checks.feed(Event(-1, float(second), "", "clock", {}))
             second += 1
-        checks.feed(event)
+        if checks.violation is None:
+            checks.feed(event)
         now_s = event.t
         if checks.violation is not None:
             return checks.violation
@@ -220,26 +246,30 @@ def eventually(name: str, on: str, within: float, holds: Callable[[Event], bool]
 
 def leads_to(name: str, first: str, then_kind: str, within: float, *, key: Callable[[Event], Any] = lambda _: None,
              when: Callable[[Event], bool] = lambda _: True, then: Callable[[Event], bool] = lambda _: True) -> Factory:  # fmt: skip
-    """Each event `first` (with `when`) is followed within so many seconds by one of `then_kind` with the same `key`."""
+    """Each event `first` (with `when`) is followed within so many seconds by one of `then_kind` with the same `key`.
+
+    What is still in time when the run ends is no violation. One event of `then_kind` answers all before it.
+    """
 
     class LeadsTo:
         def __init__(self) -> None:
             self.waiting: dict[Any, Event] = {}
 
         def check(self, event: Event) -> Violation | None:
+            late = self.overdue(event.t)
             if event.kind == then_kind and then(event):
                 self.waiting.pop(key(event), None)
-            elif event.kind == first and when(event):
+            if event.kind == first and when(event):
                 self.waiting.setdefault(key(event), event)
-            return self.overdue(event.t)
+            return late
 
         def end(self, now_s: float) -> Violation | None:
-            return self.overdue(now_s, at_end=True)
+            return self.overdue(now_s)
 
-        def overdue(self, now_s: float, at_end: bool = False) -> Violation | None:
-            for began in self.waiting.values():
-                if now_s > began.t + within or at_end:
-                    return Violation(f"no {then_kind} within {within:g} s of {began!r}", (began,))
+        def overdue(self, now_s: float) -> Violation | None:
+            began = next(iter(self.waiting.values()), None)  # the one that waits longest
+            if began is not None and now_s > began.t + within:
+                return Violation(f"no {then_kind} within {within:g} s of {began!r}", (began,))
             return None
 
     return _register(name, (first, then_kind, "clock"), LeadsTo)

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Literal
 
-from zebra.errors import ConfigError
+from zebra.errors import ConfigError, PluginError
 
 Group = Literal["targets", "faults", "invariants", "reporters", "substrates"]
 
@@ -25,11 +25,15 @@ def members(group: Group) -> dict[str, EntryPoint]:
 
 
 def load(group: Group, name: str) -> ModuleType:
-    """The module of a name's family; raises ConfigError for an unknown one, with the nearest known name."""
+    """The module of a name's family; raises ConfigError for an unknown one, with the nearest known name,
+    and PluginError for one that cannot be imported."""
     known = members(group)
     family = name.partition(".")[0]
     if family not in known:
         close = get_close_matches(family, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
         raise ConfigError(f"{group[:-1]} {name!r} is unknown, {hint}")
-    return import_module(known[family].value)
+    try:
+        return import_module(known[family].value)
+    except ImportError as error:
+        raise PluginError(f"{group[:-1]} {family!r}: its entry point {known[family].value} cannot be imported: {error}", family) from error

@@ -33,7 +33,8 @@ from zebra.node import Node
 R = TypeVar("R")
 _PREFIX, _LENGTH = Packing(">II"), Packing(">Q")
 _CALL, _REPLY, _ITEM, _END, _ERROR, _CANCEL, _HELLO, _CAST = range(8)
-FRAME_BYTES_MAX = 64 * 2**20
+FRAME_BYTES_MAX, BLOBS_MAX = 64 * 2**20, 1024
+"""Bounds of one frame, blobs not counted; a peer that goes beyond them is cut off."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,11 @@ class Wire:
 
     def pack(self, *frame: Any) -> tuple[bytes, list[Blob]]:
         """A frame as bytes, and the blobs that follow it."""
-        data = self._encode(self.frame(*frame))
+        try:
+            data = self._encode(self.frame(*frame))
+        except BaseException:
+            self._sent.clear()
+            raise
         if not self._sent:
             return _PREFIX.pack(len(data), 0) + data, self._sent
         blobs, self._sent = self._sent, []
@@ -114,18 +119,20 @@ class _Connection(asyncio.Protocol):
         self.rpc, self.caller = rpc, Caller(peer, 0)
         self.transport: Any = None
         self.pending: dict[int, Any] = {}
-        self.serving: dict[int, asyncio.Task[None]] = {}
+        self.serving: dict[int, asyncio.Future[Any]] = {}
         self.heard = 0
-        self._buffer = b""
+        self._buffer, self._wanted = bytearray(), 0
+        self._whole_blobs = False
         self._head: tuple[bytes, list[int]] | None = None
         self._blobs: list[Blob] = []
         self._clear: asyncio.Future[None] | None = None
-        self.open = False
+        self.open = self.retired = False
 
     # -- asyncio ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport, self.open = transport, True
+        self._whole_blobs = hasattr(transport, "write_blob")
         self.rpc.connections[self] = None
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -153,30 +160,46 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard += 1
-        buffer = self._buffer + data if self._buffer else data
-        self._buffer = b""
-        while True:
+        buffer: Any = data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return
+            buffer, self._buffer = bytes(self._buffer), bytearray()
+        at = self._frames(buffer)
+        if at < len(buffer) and self.open:
+            self._buffer = bytearray(buffer[at:] if at else buffer)
+
+    def _frames(self, buffer: bytes) -> int:
+        """Take all whole frames and blobs at the beginning; how many bytes those were. Sets `_wanted` for the rest."""
+        at, end = 0, len(buffer)
+        while self.open:
             if self._head is None:
-                if len(buffer) < 8:
+                if end - at < 8:
+                    self._wanted = 8
                     break
-                size, count = _PREFIX.unpack_from(buffer)
-                if size > FRAME_BYTES_MAX or count > 1024:
-                    return self._garbage()
-                start = 8 + 8 * count
-                if len(buffer) < start + size:
+                size, count = _PREFIX.unpack_from(buffer, at)
+                if size > FRAME_BYTES_MAX or count > BLOBS_MAX:
+                    self._garbage()
                     break
-                lengths = [_LENGTH.unpack_from(buffer, 8 + 8 * i)[0] for i in range(count)] if count else []
-                payload, buffer = buffer[start : start + size], buffer[start + size :]
-                if not lengths:
+                start = at + 8 + 8 * count
+                if end < start + size:
+                    self._wanted = start + size - at
+                    break
+                payload = buffer[start : start + size]
+                if count:
+                    self._head = payload, [_LENGTH.unpack_from(buffer, at + 8 + 8 * index)[0] for index in range(count)]
+                else:
                     self._frame(payload, [])
-                    continue
-                self._head = (payload, lengths)
-            wanted = self._head[1][len(self._blobs)]
-            if wanted > FRAME_BYTES_MAX or len(buffer) < wanted:
-                break
-            self._blob(Blob.of(bytes(buffer[:wanted])))
-            buffer = buffer[wanted:]
-        self._buffer = bytes(buffer)
+                at = start + size
+            else:
+                wanted = self._head[1][len(self._blobs)]
+                if end - at < wanted or self._whole_blobs:
+                    self._wanted = wanted
+                    break
+                self._blob(Blob.of(buffer[at : at + wanted]))
+                at += wanted
+        return at
 
     def blob_received(self, blob: Blob) -> None:
         """A whole blob, from a transport that carries blobs as such."""
@@ -195,7 +218,7 @@ class _Connection(asyncio.Protocol):
             self._frame(payload, blobs)
 
     def _garbage(self) -> None:
-        self._buffer = b""
+        self.open = False
         self.transport.abort()
 
     # -- frames ----------------------------------------------------------------------------------------------
@@ -206,13 +229,11 @@ class _Connection(asyncio.Protocol):
         data, blobs = self.rpc.wire.pack(*frame)
         transport = self.transport
         transport.write(data)
-        if blobs:
-            write_blob = getattr(transport, "write_blob", None)
-            for blob in blobs:
-                if write_blob is not None:
-                    write_blob(blob)
-                else:
-                    transport.write(bytes(blob))
+        for blob in blobs:
+            if self._whole_blobs:
+                transport.write_blob(blob)
+            else:
+                transport.write(bytes(blob))
 
     def _frame(self, payload: Any, blobs: list[Blob]) -> None:
         try:
@@ -259,17 +280,28 @@ class _Connection(asyncio.Protocol):
         if isinstance(result, Message) or result is None:
             self.send(_REPLY, frame.id, result)
             return
-        work = self._stream(frame.id, result) if inspect.isasyncgen(result) else self._reply(frame.id, result)
-        task = self.serving[frame.id] = self.rpc.loop.create_task(work)
-        task.add_done_callback(lambda _: self.serving.pop(frame.id, None))
+        number = frame.id
+        task: asyncio.Future[Any]
+        if inspect.isasyncgen(result):
+            task = self.rpc.loop.create_task(self._stream(number, result))
+            task.add_done_callback(lambda _: self.serving.pop(number, None))
+        else:
+            task = asyncio.ensure_future(result, loop=self.rpc.loop)
+            task.add_done_callback(lambda done: self._replied(number, done))
+        self.serving[number] = task
         if frame.deadline_s:
             handle = self.rpc.loop.call_later(frame.deadline_s, task.cancel)
             task.add_done_callback(lambda _: handle.cancel())
 
-    async def _reply(self, number: int, result: Any) -> None:
-        try:
-            self.send(_REPLY, number, await result)
-        except Exception as error:
+    def _replied(self, number: int, done: asyncio.Future[Any]) -> None:
+        """A handler has ended. It is a task of its own, for one wrapped in another would not be awaited if cancelled early."""
+        self.serving.pop(number, None)
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self.send(_REPLY, number, done.result())
+        elif isinstance(error, Exception):
             self._answer_error(number, error)
 
     async def _stream(self, number: int, items: Any) -> None:
@@ -358,6 +390,8 @@ class Stream(Generic[R]):
     async def __aexit__(self, *_: object) -> None:
         if self._connection.pending.pop(self._number, None) is not None:
             self._connection.send(_CANCEL, self._number)
+        if self._connection.retired:
+            self._connection.rpc.retire(self._connection)
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -421,13 +455,26 @@ class Rpc:
             connection.send(_CALL, number, request, timeout_s - (self.loop.time() - started))
             return await future
         except RpcTimeout:
-            if connection is not None and connection.heard == heard and connection.open:
-                connection.transport.abort()  # nothing at all came on it: the next call tries a new one
+            if connection is not None and connection.heard == heard:
+                self.retire(connection)
             raise
         finally:
             handle.cancel()
-            if connection is not None and connection.pending.pop(number, None) is not None:
-                connection.send(_CANCEL, number)
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # it may have come while connecting: somebody has seen it
+            if connection is not None:
+                if connection.pending.pop(number, None) is not None:
+                    connection.send(_CANCEL, number)
+                if connection.retired:
+                    self.retire(connection)
+
+    def retire(self, connection: _Connection) -> None:
+        """Nothing at all came on a connection: calls that wait on it may go on, the next one tries a new connection."""
+        connection.retired = True
+        if self._outgoing.get(connection.caller.name) is connection:
+            del self._outgoing[connection.caller.name]
+        if not connection.pending and connection.open:
+            connection.transport.abort()
 
     async def stream(self, to: str, request: Request[R], timeout_s: float) -> Stream[R]:
         """Ask for a stream of answers; `timeout_s` bounds the connecting. Raises Unreachable or RpcTimeout."""
@@ -457,7 +504,10 @@ class Rpc:
         done, _ = await asyncio.wait([found], timeout=timeout_s)
         if not done:
             raise RpcTimeout(f"{to}: no connection in {timeout_s:g} s")
-        return found.result()
+        connection = found.result()
+        if not connection.open:
+            raise Unreachable(f"{to}: connection lost as soon as it was made")
+        return connection
 
     async def _dial(self, to: str, made: asyncio.Future[_Connection]) -> None:
         try:

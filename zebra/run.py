@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +41,11 @@ TOKEN_CHARACTERS_MAX = 1500
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All inputs of one run. `test` is a pytest node id or `module:function`; `topology` None means the target's own."""
+    """All inputs of one run. `test` is a pytest node id or `module:function`; `topology` None means the target's own.
+
+    `without_faults` names faults that the run leaves out wherever its schedule or its test injects them: so a campaign
+    asks whether a failure needs a fault.
+    """
 
     test: str = ""
     target: str
@@ -53,6 +56,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int = 0
     variant: str = ""
     timeout_s: float = 600.0
+    without_faults: tuple[str, ...] = ()
 
     def token(self) -> str:
         """`zebra1.` + the packed spec + 8 hex digits of the code's hash: all that `zebra replay` needs."""
@@ -110,7 +114,8 @@ class Outcome:
 
     `message` is one line for people; `error` the exception behind a fail or crash; `duration_s` is run time, `wall_s`
     the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
-    the event kinds that occurred; `reads` what a recording run read.
+    the event kinds that occurred; `reads` what a recording run read; `faults` the names of the faults injected; `replay`
+    the command that runs it again.
     """
 
     spec: RunSpec
@@ -125,10 +130,26 @@ class Outcome:
     unknown: tuple[str, ...] = ()
     kinds: frozenset[str] = frozenset()
     reads: frozenset[Read] = frozenset()
+    faults: tuple[str, ...] = ()
+    replay: str = ""
 
     @property
     def failed(self) -> bool:
         return self.result in FAILED
+
+    def explain(self) -> str:
+        """For people: what broke, the events that show it, the faults that were on, and the command that replays it."""
+        lines = [f"{self.result}: {self.message}"]
+        if self.violation is not None:
+            seqs = set(self.violation.seqs())
+            lines[0] = f"{self.violation.invariant} does not hold at t={self.violation.t:.6f} s: {self.violation.message}"
+            lines += [f"  {event!r}" for event in self.history if event.seq in seqs]
+        for event, end_s in _bands(self.history):
+            until = "the end" if end_s is None else f"{end_s:.3f} s"
+            lines.append(f"fault {event['fault']} on {', '.join(event['on'])} from {event.t:.3f} s to {until}")
+        if self.spec.assignment:
+            lines.append(f"assignment: {self.spec.assignment}")
+        return "\n".join([*lines, f"replay: {self.replay}"])
 
     def raise_failure(self) -> None:
         """Raise what went wrong: the test's own exception, InvariantViolated, or a ZebraError that says it."""
@@ -151,7 +172,7 @@ def run(scenario: Scenario, spec: RunSpec, *, target: Target | None = None, inva
     """
     started = time.perf_counter()
     target = find_target(spec.target) if target is None else target
-    this = _Run(scenario, spec, target, tuple(invariants or ()), history or History(), record_reads, report)
+    this = _Run(scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads, report)
     return this.go(started)
 
 
@@ -242,7 +263,8 @@ class _Run:
         self.broken = asyncio.get_running_loop().create_future()
         random = Random(f"{self.spec.seed}/faults")
         selectors = {name: (lambda select=select: select(cluster)) for name, select in self.target.selectors.items()}
-        self.injector = Injector(running, self.places, random, selectors, lambda step: cluster.carry_out(step))
+        self.injector = Injector(running, self.places, random, selectors, lambda step: cluster.carry_out(step),
+                                 self.spec.without_faults)
         cluster = Cluster(self.target, running, self.places, self.configs, self.base, self.injector)
         try:
             error = await self._until_broken(running.start(place.node for place in self.places))
@@ -339,25 +361,26 @@ class _Run:
             self.log.emit("", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs())
         replay = "" if result == "pass" else self.spec.command(self.report)
         self.log.emit("", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown)
-        if error is not None:
-            _drop_frames(error)
         duration_s = self.now()
         self.history.close()
         return Outcome(
             spec=self.spec, result=result, message=message, violation=violation, error=error, history=self.history,
             duration_s=duration_s, wall_s=time.perf_counter() - started, exercised=tuple(exercised),
             unknown=tuple(unknown), kinds=frozenset(self.kinds), reads=frozenset(self.reads or ()),
+            faults=tuple(sorted({i.name for i in self.injector.injected})) if self.injector else (), replay=replay,
         )  # fmt: skip
 
 
 _nowhere = Place(node="none-1", role="none", host="", rack="", dc="", region="")
 
 
+def _bands(history: History) -> list[tuple[Event, float | None]]:
+    """Each fault's inject event, and when it was healed (None: it was still on)."""
+    faults = history.of("fault.inject", "fault.heal")
+    healed = {event["id"]: event.t for event in faults if event.kind == "fault.heal"}
+    return [(event, healed.get(event["id"])) for event in faults if event.kind == "fault.inject"]
+
+
 def _one_line(error: BaseException) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-
-
-def _drop_frames(error: BaseException) -> None:
-    """Forget the locals of finished frames, so that a kept exception does not keep the whole simulation."""
-    traceback.clear_frames(error.__traceback__)

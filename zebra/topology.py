@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from zebra.errors import ConfigError
-from zebra.units import RATE, SECONDS
+from zebra.units import RATE, SECONDS, Unit
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,9 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def parse(cls, values: Mapping[str, object], what: str) -> Topology:
         """A topology from a mapping of its fields; times and rates may be text. Raises ConfigError."""
-        known = {field: values[field] for field in values}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{what}: expected a mapping such as {{counts: {{peer: 5}}, dcs: 2}}, got {type(values).__name__}")
+        known = dict(values)
         for field in known:
             if field not in cls.__struct_fields__:
                 raise ConfigError(f"{what}: unknown field {field!r}, known are {', '.join(cls.__struct_fields__)}")
@@ -93,6 +95,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 known[field] = SECONDS.parse(known[field], f"{what}.{field}")
             elif field == "nic_rate":
                 known[field] = RATE.parse(known[field], f"{what}.{field}")
+            elif field == "jitter":
+                known[field] = Unit("1").parse(known[field], f"{what}.{field}")
         try:
             topology = msgspec.convert(known, cls)
         except msgspec.ValidationError as error:

@@ -117,7 +117,8 @@ def writes_out(blob: Blob) -> bool:
 
 def run(steps: list[Step]) -> list[Pair]:
     """All results of a program, after comparing the errors of its steps."""
-    pairs = [Pair(real(0, 100), rope(0, 100), True), Pair(real(1, 40), rope(1, 40), True)]
+    text = Blob.of(b"a literal")
+    pairs = [Pair(real(), rope(), True), Pair(text, text, True), Pair(text + real(2, 40), text + rope(2, 40), True)]
     for step in steps:
         left, right = pairs[step.i % len(pairs)], pairs[step.j % len(pairs)]
         if step.name in ("compress", "unpacked") and writes_out(left.rope):
@@ -138,7 +139,7 @@ def run(steps: list[Step]) -> list[Pair]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(STEPS, max_size=14))
+@given(st.lists(STEPS, min_size=3, max_size=14))
 def test_both_forms_of_every_program_answer_every_equality_alike(steps: list[Step]) -> None:
     pairs = run(steps)
     checksums = [[(p.real.checksum(name), p.rope.checksum(name)) for name in ALGORITHMS] for p in pairs]
@@ -217,6 +218,7 @@ def test_bytes_written_out_are_recognised_beside_the_range_that_they_continue() 
     written = Blob.of(bytes(blob.slice(500, 4000)))
     assert blob.slice(0, 500) + written + blob.slice(4000, 5000) == blob
     assert written + blob.slice(4000, 5000) == blob.slice(500, 5000)
+    assert Blob.of(b"head" + bytes(written)) + blob.slice(4000, 5000) == Blob.of(b"head") + blob.slice(500, 5000)
     assert blob.slice(0, 500) + written.flip(3000) != blob.slice(0, 4000)
 
 
@@ -258,6 +260,11 @@ class TestEncryption:
         assert make().encrypt("a").flip(42).decrypt("a") == make().flip(42) != make()
         assert make().flip(42).encrypt("a").flip(42).decrypt("a").flip(7).flip(7) == make()
 
+    def test_the_keystream_runs_on_over_literal_bytes_and_ranges(self, make: Make) -> None:
+        cipher = (make() + Blob.of(b"literal") + make()).encrypt("a")
+        assert bytes(cipher) == bytes((real() + Blob.of(b"literal") + real()).encrypt("a"))
+        assert cipher.slice(100, 107) != Blob.of(b"literal").encrypt("a")
+
 
 # Codecs
 
@@ -279,7 +286,17 @@ class TestCodec:
 
     def test_what_is_not_a_whole_compressed_form_raises_value_error(self, make: Make, codec: str) -> None:
         packed = make().compress(codec)
-        damaged = (packed.slice(0, 20), packed.slice(1, len(packed)), packed.flip(0), packed + make(), packed + packed)
+        inverted = packed
+        for at in range(len(packed)):
+            inverted = inverted.flip(at)
+        damaged = (
+            inverted,
+            packed.slice(0, 20),
+            packed.slice(1, len(packed)),
+            packed.flip(0),
+            packed + make(),
+            packed + packed,
+        )
         other = make().compress("lzma" if codec == "zlib" else "zlib")
         for blob in (make(), Blob.of(b""), packed.encrypt("a"), other, *damaged):
             with pytest.raises(ValueError, match=f"not a .*{codec} form"):
@@ -295,6 +312,10 @@ class TestCodec:
 def test_a_range_has_the_compressed_length_that_its_codec_declares() -> None:
     lengths = {codec: len(rope(1, 1000).compress(codec)) for codec in RATIOS}
     assert lengths == {"none": 1000, "zlib": 500, "lzma": 400}
+
+
+def test_short_ranges_are_compressed_like_the_bytes_that_they_stand_for() -> None:
+    assert rope(1, SHORT - 1).compress("zlib") == real(1, SHORT - 1).compress("zlib")
 
 
 def test_literal_bytes_are_compressed_for_real_in_a_rope_too() -> None:
@@ -332,6 +353,10 @@ def test_a_rope_has_the_checksum_of_its_description() -> None:
     assert blob.description == """seed 7[10:90] ^ "it's"@10 + hex 0a0b"""
     assert blob.checksum("sha256") == hashlib.sha256(blob.description.encode()).hexdigest()
     assert "seed 7[10:90]" in repr(blob)
+    flipped = rope(7, SHORT)
+    for at in range(SHORT):
+        flipped = flipped.flip(at)
+    assert flipped.description == "seed 7[0:16] ^ 1"
 
 
 def test_equal_blobs_have_equal_hashes_in_every_process() -> None:
@@ -428,6 +453,7 @@ def test_data_nested_beyond_reason_is_refused() -> None:
         [[7, 0, 2**62], [7, 0, 2**62]],
         [[7, 0, 9, [["b", 0], ["a", 0]]]],
         [[7, 0, 9, [["a", 0], ["a", 0]]]],
+        [[7, 0, 9, [["a", 2**62 + 1]]]],
         [[["zlib", [[7, 0, 100]]], 0, 51]],
         [[["none", [[7, 0, 100]]], 0, 50]],
         [[["zlib", [b"literal"]], 0, 1]],

@@ -61,7 +61,12 @@ class ParameterResult(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 
 class CampaignResult(msgspec.Struct, kw_only=True):
-    """All verdicts of one campaign. `bound_bits` is log2 of the number of possible answers: no search needs fewer runs."""
+    """All verdicts of one campaign.
+
+    `bound_bits` is log2 of the number of possible answers: no search needs fewer runs. `error_rate` bounds the chance
+    that any parameter is called unsafe though none is. `never` lists the target's `sometimes` events that no run had,
+    `left_out` the tests that do not pass on their own; `unexplained` counts pooled failures that led to no culprit.
+    """
 
     schema: int = 1
     target: str
@@ -72,7 +77,17 @@ class CampaignResult(msgspec.Struct, kw_only=True):
     baselines: Baselines
     error_rate: float = 0.0
     never: list[str] = []
+    left_out: list[str] = []
+    unexplained: int = 0
     parameters: list[ParameterResult]
+
+    def problems(self) -> list[str]:
+        """What keeps the campaign from being a success, a line each: the reasons for exit code 1 (or 3, see `undecided`)."""
+        lines = [f"unsafe and not accepted: {p.name}" for p in self.parameters if p.verdict == "unsafe" and not p.accepted]
+        lines += [f"accepted as unsafe but {p.verdict}: {p.name}" for p in self.parameters if p.accepted and p.verdict != "unsafe"]
+        lines += [f"never happened in any run: {kind}" for kind in self.never]
+        lines += [f"left out, does not pass on its own: {test}" for test in self.left_out]
+        return lines + [f"undecided: {p.name}: {p.note}" for p in self.parameters if p.verdict == "undecided"]
 
     def save(self, path: Path) -> None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")

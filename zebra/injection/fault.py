@@ -45,9 +45,16 @@ def fault(name: str, *, level: Level, needs: type | None = None) -> Callable[[C]
         if composite == plain:
             raise PluginError(f"fault {name}: {cls.__name__} needs either `async def inject(self, on, capability)` "
                               "or `def expand(self, on, random)`", name)  # fmt: skip
+        entry = "expand" if composite else "inject"
+        if len(inspect.signature(getattr(cls, entry)).parameters) != 3:
+            wanted = f"(self, on, {'random' if composite else 'capability'})"
+            raise PluginError(f"fault {name}: {cls.__name__}.{entry} takes {wanted}", name)
         capability = next((key for key, kind in CAPABILITIES.items() if kind is needs), None)
         if plain and capability is None:
             raise PluginError(f"fault {name}: needs= must be one of {', '.join(k.__name__ for k in CAPABILITIES.values())}", name)
+        other = _registry.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise PluginError(f"fault {name}: there is one already, {other.__module__}.{other.__qualname__}", name)
         if not (cls.__doc__ or "").strip():
             raise PluginError(f"fault {name}: {cls.__name__} has no docstring, `zebra list` shows its first line", name)
         cls.zebra_name, cls.zebra_level, cls.zebra_needs = name, level, capability  # type: ignore[attr-defined]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from zebra.errors import PluginError
+from zebra.errors import ConfigError, PluginError
 from zebra.injection.fault import Fault, make, settings_of
 from zebra.injection.schedule import Configure, Groups, Inject, Schedule
 from zebra.injection.selection import Selection, resolve
@@ -33,7 +33,10 @@ class _Bound:
 
 @dataclass(slots=True, eq=False)
 class Injected:
-    """A fault that was injected: its effects, what it hit, and whether it is healed."""
+    """A fault that was injected: its effects, what it hit, and whether it is healed.
+
+    A composite fault has `parts` in place of effects, and counts the configuration `changes` that it made.
+    """
 
     id: int
     name: str
@@ -41,17 +44,20 @@ class Injected:
     made: Fault
     effects: list[Effect] = field(default_factory=list)
     parts: list[Injected] = field(default_factory=list)
+    changes: int = 0
     probed: bool | None = None
     healed: bool = False
-    watch: asyncio.Task[None] | None = None
     state: Any = None
+    watch: asyncio.Task[None] | None = None
+    rest: asyncio.Task[None] | None = None
+    healing: asyncio.Task[None] | None = None
 
     @property
     def took_effect(self) -> bool:
         """Whether a probe said so, or else every effect was hit and there was at least one."""
         if self.probed is not None:
             return self.probed
-        if self.parts:
+        if self.parts or self.changes:
             return all(part.took_effect for part in self.parts)
         return bool(self.effects) and all(effect.hits for effect in self.effects)
 
@@ -59,19 +65,29 @@ class Injected:
     def hits(self) -> int:
         return sum(effect.hits for effect in self.effects) + sum(part.hits for part in self.parts)
 
+    async def finished(self) -> None:
+        """Wait until a composite fault has carried out all its steps; any other is finished once it is injected."""
+        if self.rest is not None:
+            await asyncio.wait([self.rest])
+            if not self.rest.cancelled():
+                self.rest.result()
+
 
 class Injector:
-    """The faults of one run. `configure` carries out a schedule's configuration changes."""
+    """The faults of one run. `configure` carries out a schedule's configuration changes; `left_out` faults are not injected."""
 
     def __init__(self, running: Running, places: Iterable[Place], random: Random,
                  selectors: Mapping[str, Callable[[], Iterable[str]]],
-                 configure: Callable[[Configure], Any]) -> None:  # fmt: skip
+                 configure: Callable[[Configure], Any], left_out: Collection[str] = ()) -> None:  # fmt: skip
         self._running, self._places, self._random = running, tuple(places), random
-        self._selectors, self._configure = selectors, configure
+        self._selectors, self._configure, self._left_out = selectors, configure, left_out
         self.injected: list[Injected] = []
 
     async def inject(self, name: str, on: Groups, settings: Mapping[str, Any]) -> Injected:
-        """Inject a fault; returns when its effects are on. Raises ConfigError for bad settings or selections."""
+        """Inject a fault; returns when its effects are on, for a composite those of its steps at 0 s.
+
+        Raises ConfigError for bad settings or selections, PluginError for a fault that breaks its contract.
+        """
         made = make(name, settings)
         selection = resolve(on, self._places, self._random, self._running.is_up, self._selectors)
         injected = Injected(len(self.injected) + 1, name, selection, made)
@@ -81,53 +97,97 @@ class Injector:
         if hasattr(made, "expand"):
             await self._expand(injected)
             return injected
-        capability = self._running.capabilities[made.zebra_needs]
+        capability = self._running.capabilities.get(made.zebra_needs)
+        if capability is None:
+            raise ConfigError(f"fault {name} needs {made.zebra_needs}, which this substrate does not offer")
         try:
             injected.state = await made.inject(selection, _Bound(capability, injected.effects))
         except TypeError as error:
             raise PluginError(f"fault {name}: {error}", name) from error
         if hasattr(made, "probe"):
             injected.probed = False
-            injected.watch = asyncio.create_task(self._probe(injected, capability))
+            injected.watch = asyncio.create_task(self._probe(injected))
         return injected
 
+    # -- composite faults ------------------------------------------------------------------------------------
+
     async def _expand(self, injected: Injected) -> None:
+        """Carry out the steps that are due at once; the others follow while the test goes on, until the fault is healed."""
         schedule: Schedule = injected.made.expand(injected.on, self._random)
         if not isinstance(schedule, Schedule):
             raise PluginError(f"fault {injected.name}: expand returned {type(schedule).__name__}, not a Schedule", injected.name)
-        start = self._running.now()
+        start_s = self._running.now()
+        due = [(step, await self._act(step, injected)) for step in schedule.steps if step.at_s <= 0]
+        later = [step for step in schedule.steps if step.at_s > 0]
 
-        async def step(part: Inject) -> None:
-            injected.parts.append(await self.inject(part.fault, part.on, part.settings))
+        async def rest() -> None:
+            async with asyncio.TaskGroup() as group:
+                for step, part in due:
+                    group.create_task(self._last(step, part))
+                for step in sorted(later, key=lambda s: s.at_s):
+                    group.create_task(self._step(step, start_s, injected))
 
-        for part in sorted(schedule.steps, key=lambda s: s.at_s):
-            await asyncio.sleep(max(0.0, start + part.at_s - self._running.now()))
-            if isinstance(part, Configure):
-                await self._configure(part)
-            else:
-                await step(part)
-                if part.for_s is not None:
-                    last, for_s = injected.parts[-1], part.for_s
-                    asyncio.get_running_loop().create_task(self._heal_later(last, for_s))
+        injected.rest = asyncio.create_task(_one_error(rest()))
 
-    async def _heal_later(self, injected: Injected, after_s: float) -> None:
-        await asyncio.sleep(after_s)
-        await self.heal(injected)
+    async def _step(self, step: Inject | Configure, since_s: float, of: Injected | None = None) -> None:
+        await asyncio.sleep(max(0.0, since_s + step.at_s - self._running.now()))
+        await self._last(step, await self._act(step, of))
 
-    async def _probe(self, injected: Injected, capability: Any) -> None:
+    async def _act(self, step: Inject | Configure, of: Injected | None) -> Injected | None:
+        if isinstance(step, Configure):
+            await self._configure(step)
+            if of is not None:
+                of.changes += 1
+            return None
+        injected = await self.inject(step.fault, step.on, step.settings)
+        if of is not None:
+            of.parts.append(injected)
+        return injected
+
+    async def _last(self, step: Inject | Configure, injected: Injected | None) -> None:
+        """Let a step last as long as it says."""
+        if injected is None or isinstance(step, Configure):
+            return
+        if step.for_s is None:
+            await injected.finished()
+        else:
+            await asyncio.sleep(step.for_s)
+            await self.heal(injected)
+
+    # -- proof and healing -----------------------------------------------------------------------------------
+
+    async def _probe(self, injected: Injected) -> None:
         while not injected.probed:
-            answer = injected.made.probe(injected.on, capability)
-            injected.probed = bool(await answer if inspect.isawaitable(answer) else answer)
+            injected.probed = await self._ask(injected)
             if not injected.probed:
                 await asyncio.sleep(PROBE_EVERY_S)
 
+    async def _ask(self, injected: Injected) -> bool:
+        try:
+            answer = injected.made.probe(injected.on, self._running.capabilities[injected.made.zebra_needs])
+            return bool(await answer if inspect.isawaitable(answer) else answer)
+        except Exception as error:
+            raise PluginError(f"fault {injected.name}: probe raised {type(error).__name__}: {error}", injected.name) from error
+
     async def heal(self, injected: Injected) -> None:
-        """Remove a fault's effects in reverse order; a healed one is left alone."""
-        if injected.healed:
-            return
+        """Remove a fault's effects in reverse order; a healed one is left alone. Once begun it is not cancelled."""
+        if injected.healing is None:
+            injected.healing = asyncio.create_task(self._heal(injected))
+        await asyncio.shield(injected.healing)
+
+    async def _heal(self, injected: Injected) -> None:
         injected.healed = True
-        if injected.watch is not None:
-            injected.watch.cancel()
+        trouble: BaseException | None = None
+        for task in (injected.watch, injected.rest):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+                trouble = trouble or (None if task.cancelled() else task.exception())
+        if injected.probed is False and trouble is None:
+            try:
+                injected.probed = await self._ask(injected)
+            except PluginError as error:
+                trouble = error
         if hasattr(injected.made, "heal"):
             await injected.made.heal(injected.on, injected.state)
         for part in reversed(injected.parts):
@@ -136,6 +196,8 @@ class Injector:
             await self._running.heal(effect)
         self._running.log.emit("", "fault.heal", id=injected.id, fault=injected.name, hits=injected.hits,
                                took_effect=injected.took_effect)  # fmt: skip
+        if trouble is not None:
+            raise trouble
 
     async def heal_all(self) -> None:
         """Heal everything, the latest first."""
@@ -147,18 +209,20 @@ class Injector:
         parts = {id(part) for injected in self.injected for part in injected.parts}
         return [f"{i.name} on {', '.join(i.on.nodes) or 'nobody'}" for i in self.injected if id(i) not in parts and not i.took_effect]
 
-    async def follow(self, schedule: Schedule) -> None:
-        """Carry out a schedule to its end; times count from the start of the run."""
+    async def follow(self, schedule: Schedule, since_s: float = 0.0) -> None:
+        """Carry out a schedule to its end; its times count from `since_s` of run time."""
 
-        async def step(part: Inject | Configure) -> None:
-            await asyncio.sleep(max(0.0, part.at_s - self._running.now()))
-            if isinstance(part, Configure):
-                await self._configure(part)
-                return
-            injected = await self.inject(part.fault, part.on, part.settings)
-            if part.for_s is not None:
-                await self._heal_later(injected, part.for_s)
+        async def steps() -> None:
+            async with asyncio.TaskGroup() as group:
+                for step in sorted(schedule.steps, key=lambda s: s.at_s):
+                    group.create_task(self._step(step, since_s))
 
-        async with asyncio.TaskGroup() as group:
-            for part in sorted(schedule.steps, key=lambda s: s.at_s):
-                group.create_task(step(part))
+        await _one_error(steps())
+
+
+async def _one_error(work: Coroutine[Any, Any, None]) -> None:
+    """Raise the first of the errors of a group of steps, alone."""
+    try:
+        await work
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None

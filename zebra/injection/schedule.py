@@ -74,7 +74,7 @@ def groups(on: object, what: str) -> Groups:
     if not isinstance(on, Iterable) or isinstance(on, bytes | Mapping):
         raise ConfigError(f"{what}: `on` is {on!r}, expected a selection, a list of them, or a list of groups")
     items = list(on)
-    if all(isinstance(item, str) for item in items):
+    if items and all(isinstance(item, str) for item in items):
         items = [items]
     found = []
     for group in items:
@@ -82,7 +82,10 @@ def groups(on: object, what: str) -> Groups:
         if not isinstance(group, list | tuple) or not group or not all(isinstance(text, str) for text in group):
             raise ConfigError(f"{what}: `on` holds {group!r}, expected selections like peer-3 or one(peer)")
         for text in group:
-            check_form(text)
+            try:
+                check_form(text)
+            except ConfigError as error:
+                raise ConfigError(f"{what}: {error}") from None
         found.append(tuple(group))
     if not found:
         raise ConfigError(f"{what}: `on` is empty, expected at least one selection")

@@ -123,6 +123,9 @@ def _resolve(text: str, places: tuple[Place, ...], random: Random, is_up: Callab
         found = [place.node for place in places]
     elif argument in selectors:
         found = sorted(selectors[argument]())
+        unknown = set(found) - {place.node for place in places}
+        if unknown:
+            raise ConfigError(f"selector {argument!r} names {min(unknown)!r}, which is no node of this cluster")
     elif function:
         found = [place.node for place in places if place.role == argument]
     else:

@@ -21,6 +21,8 @@ _WHO = re.compile(r"\*|[a-z][a-z0-9_]*(:odd|:even|-[1-9][0-9]*)?", re.ASCII)
 
 def parse(values: Mapping[str, object], what: str = "assignment") -> Assignment:
     """An assignment from outside data: a value alone means every node. Raises ConfigError."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what}: expected a mapping of parameters, got {type(values).__name__}")
     assignment: Assignment = {}
     for name, whom in values.items():
         shares: Mapping[object, object] = whom if isinstance(whom, Mapping) else {"*": whom}

@@ -22,7 +22,7 @@ from zebra.substrate import Effect, Plan, Running
 from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks, SimProcesses
 from zebra.substrate.sim.isolation import isolated
 from zebra.substrate.sim.loop import SimLoop
-from zebra.substrate.sim.machine import Machine, Process
+from zebra.substrate.sim.machine import Machine, Process, abandon
 from zebra.substrate.sim.network import Network
 
 T = TypeVar("T")
@@ -105,7 +105,11 @@ class SimRunning:
     async def _live(self, process: Process, node: Node[Any], is_ready: Callable[[], None]) -> None:
         role = self._roles[node.name] = self.plan.roles[node.role](node)
         if hasattr(role, "run"):
-            await role.run()
+            try:
+                await role.run()
+            except SystemExit as exit:
+                if exit.code:
+                    raise TargetError(f"{node.name} left with sys.exit({exit.code!r})") from None
         else:
             is_ready()
             await asyncio.get_running_loop().create_future()
@@ -176,6 +180,7 @@ class SimRunning:
         process = self.network.machines[node].process
         if process is None:
             raise NodeDown(f"{node} is not running")
+        await process.runs()
         found = getattr(self._roles[node], method)
         if not inspect.iscoroutinefunction(found):
             return process.context.copy().run(found, *args, **kwargs)
@@ -200,7 +205,7 @@ class SimRunning:
         if isinstance(error, Escape):
             raise error
         what = "" if error is None else f"{type(error).__name__}: {error}"
-        process = getattr(context.get("task") or context.get("future"), "process", None)
+        process = getattr(context.get("task") or context.get("future") or context.get("handle"), "process", None)
         self.log.emit("" if process is None else process.node, "error", message=str(context.get("message", "")), error=what)
 
 
@@ -228,12 +233,9 @@ class SimSubstrate:
 
 def _close_test_tasks(loop: SimLoop) -> None:
     """Drop what the test left running, inside its own coroutines first."""
-    for task in loop.tasks():
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        try:
-            task.get_coro().close()
-        except Exception:
-            pass
+    while tasks := loop.tasks():
+        for task in tasks:
+            abandon(task)
 
 
 SUBSTRATE = SimSubstrate()

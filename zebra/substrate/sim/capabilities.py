@@ -57,16 +57,21 @@ class SimProcesses(Capability):
         effect = self._effect(nodes=tuple(nodes), down=down)
         hit = [node for node in effect.arguments["nodes"] if running.is_up(node)]
         effect.hits = len(hit)
-        if down == "pause":
-            for node in hit:
-                running.pause(node)
-        elif down == "crash":
-            for node in hit:
-                running.crash(node)
-        else:
-            await asyncio.gather(*(running.stop_node(node, grace_s) for node in hit))
+        try:
+            if down == "pause":
+                for node in hit:
+                    running.pause(node)
+            elif down == "crash":
+                for node in hit:
+                    running.crash(node)
+            else:
+                await asyncio.gather(*(running.stop_node(node, grace_s) for node in hit))
+            if back_after_s is not None:
+                await asyncio.sleep(back_after_s)
+        except asyncio.CancelledError:
+            await self.remove(effect)  # nobody got hold of it, so nobody else would
+            raise
         if back_after_s is not None:
-            await asyncio.sleep(back_after_s)
             await self.remove(effect)
         return effect
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, Any
 
 from zebra.substrate.sim.loop import Handle
 
 if TYPE_CHECKING:
-    from zebra.substrate.sim.network import Network, Path
     from zebra.substrate.sim.machine import Process
+    from zebra.substrate.sim.network import Network, Path
 
 LIMIT_BYTES = 65_507
 """The largest payload of a UDP datagram."""
@@ -25,47 +26,83 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._open = True
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send to `addr` (a node name or an address, and a port) or to the connected peer. Raises ValueError if too long."""
-        if not self._open:
+        """Send to `addr` (a node name or an address, and a port) or to the connected peer.
+
+        Raises ValueError without either; one that is too long is an OSError(EMSGSIZE) at `error_received`.
+        """
+        if not self._open or not self._process.alive:
             return
-        if len(data) > LIMIT_BYTES:
-            raise ValueError(f"a datagram of {len(data)} bytes, at most {LIMIT_BYTES} fit")
-        address = addr or self._peer
-        network, payload = self._network, bytes(data)
+        payload, address = bytes(data), self._peer or addr
+        if address is None or (self._peer is not None and addr is not None and addr != self._peer):
+            raise ValueError(f"Invalid address: must be None or {self._peer}" if self._peer else "no address to send to")
+        if len(payload) > LIMIT_BYTES:
+            self._fail(OSError(errno.EMSGSIZE, f"a datagram of {len(payload)} bytes, at most {LIMIT_BYTES} fit"))
+            return
+        network = self._network
         path = network.path(self._process.machine, network.resolve(address[0]))
         for effect in path.drops + path.rejects:
             effect.hits += 1
+        if path.rejects:
+            self._bounced()
         if path.drops or path.rejects or network.chance(path, "loss"):
             return
-        delay_s = network.departure(path, len(payload))
-        if network.chance(path, "reorder"):
-            delay_s += delay_s * (1 + network.random.random())
-        self._launch(path, address[1], payload, delay_s)
+        at = network.loop.now + network.departure(path, len(payload))
+        overtaken = network.chance(path, "reorder")
+        if overtaken is not None:
+            at += (at - network.loop.now) * (1 + network.random.random())
+        else:
+            at = path.datagram_s = max(at, path.datagram_s)
+        self._launch(path, address[1], payload, at)
         twice = network.chance(path, "duplicate")
         if twice is not None:
-            self._launch(path, address[1], payload, delay_s + twice.arguments["after_s"])
+            self._launch(path, address[1], payload, at + twice.arguments["after_s"])
 
-    def _launch(self, path: Path, port: int, payload: bytes, delay_s: float) -> None:
-        sender = (self._process.machine.address, self._port)
+    def _launch(self, path: Path, port: int, payload: bytes, at: float) -> None:
+        loop = self._network.loop
+        loop.call_at(at, self._land, path, port, payload, context=loop.kernel)
+
+    def _land(self, path: Path, port: int, payload: bytes) -> None:
+        """The datagram is at the host: whoever has the port now gets it."""
         target = path.target.datagrams.get(port)
-        if target is None:
-            self._network.loop.call_later(delay_s, self._bounced)
+        if target is not None:
+            target._soon(target._deliver, payload, (path.source.address, self._port))
+        elif path.target.powered and not self._network.path(path.target, path.source).drops:
+            self._bounced()
+
+    def _soon(self, callback: Any, *args: Any) -> None:
+        if self._process.paused:
+            self._process.arrive(Handle(self._context.run, callback, *args))
         else:
-            self._network.loop.call_later(delay_s, target._deliver, payload, sender, context=target._context)
+            self._context.run(callback, *args)
 
     def _deliver(self, payload: bytes, sender: tuple[str, int]) -> None:
-        if self._process.paused:
-            self._process.arrive(Handle(self._context.run, self._deliver, payload, sender))
-        elif self._open:
+        if self._open:
             self._protocol.datagram_received(payload, sender)
 
     def _bounced(self) -> None:
-        if self._open and self._peer is not None:
-            self._protocol.error_received(ConnectionRefusedError("the datagram's port is closed"))
+        if self._peer is not None:
+            self._fail(ConnectionRefusedError(errno.ECONNREFUSED, "the datagram's port is closed"))
+
+    def _fail(self, error: OSError) -> None:
+        if self._open:
+            self._network.loop.call_soon(self._soon, self._report, error, context=self._network.loop.kernel)
+
+    def _report(self, error: OSError) -> None:
+        if self._open:
+            self._protocol.error_received(error)
 
     def cut(self) -> None:
         """Stop for ever without telling the protocol: its process is gone."""
         self._open = False
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def is_closing(self) -> bool:
         return not self._open
@@ -73,7 +110,7 @@ class DatagramTransport(asyncio.DatagramTransport):
     def close(self) -> None:
         if self._open:
             self._open = False
-            del self._process.machine.datagrams[self._port]
+            self._process.machine.datagrams.pop(self._port, None)
             self._network.loop.call_soon(self._protocol.connection_lost, None, context=self._context)
 
     abort = close

@@ -34,12 +34,15 @@ class SimDisk:
 
     async def write(self, name: str, data: Blob | bytes) -> None:
         """Replace a file's content. Raises OSError(ENOSPC) when the disk is full."""
-        await self._store(name, data if isinstance(data, Blob) else Blob.of(data))
+        data = data if isinstance(data, Blob) else Blob.of(data)
+        await self._spend(len(data))
+        self._store(name, data)
 
     async def append(self, name: str, data: Blob | bytes) -> None:
         """Add to the end of a file, made if it is not there. Raises OSError(ENOSPC)."""
         data = data if isinstance(data, Blob) else Blob.of(data)
-        await self._store(name, Blob.join([self._files.get(name, Blob.of(b"")), data]), len(data))
+        await self._spend(len(data))
+        self._store(name, self._files.get(name, Blob.of(b"")) + data)
 
     async def read(self, name: str) -> Blob:
         """A file's content. Raises FileNotFoundError."""
@@ -49,9 +52,13 @@ class SimDisk:
         return self._files[name]
 
     async def sync(self, name: str) -> None:
-        """Make a file's content survive the loss of the cache."""
+        """Make a file's content survive the loss of the cache. Raises FileNotFoundError."""
+        if name not in self._files:
+            raise FileNotFoundError(errno.ENOENT, "no such file", name)
+        content = self._files[name]
         await self._spend(0)
-        self._durable[name] = self._files[name]
+        if name in self._files:
+            self._durable[name] = content
 
     async def remove(self, name: str) -> None:
         """Delete a file, for good at once; one that is not there is no error."""
@@ -79,11 +86,15 @@ class SimDisk:
         self._files = dict(self._durable)
         for name, blob in lost.items():
             if random.random() < torn:
-                self._files[name] = blob.slice(0, random.randrange(len(blob) + 1))
+                self._files[name] = blob.slice(0, random.randrange(self._safe_bytes(name, blob), len(blob) + 1))
         self._durable = dict(self._files)
 
-    async def _store(self, name: str, content: Blob, written: int | None = None) -> None:
-        await self._spend(len(content) if written is None else written)
+    def _safe_bytes(self, name: str, blob: Blob) -> int:
+        """How much of a file no torn write can take: what was synced, if the file only grew since."""
+        synced = self._durable.get(name, Blob.of(b""))
+        return len(synced) if len(synced) <= len(blob) and blob.slice(0, len(synced)) == synced else 0
+
+    def _store(self, name: str, content: Blob) -> None:
         others = self.used_bytes() - len(self._files.get(name, b""))
         if others + len(content) > self._limit("capacity_bytes", self.capacity_bytes):
             raise OSError(errno.ENOSPC, "no space left on device", name)

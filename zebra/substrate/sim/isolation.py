@@ -6,6 +6,7 @@ cannot be replaced (a C type): roles use `node.clock`.
 
 from __future__ import annotations
 
+import _thread
 import asyncio.tasks
 import gc
 import os
@@ -18,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from random import Random
+from threading import get_ident
 from typing import Any
 
 from zebra.errors import Escape
@@ -28,74 +30,94 @@ from zebra.substrate.sim.network import SimSocket
 _RANDOM = ("random", "uniform", "triangular", "randint", "choice", "choices", "randrange", "sample", "shuffle", "randbytes",
            "getrandbits", "gauss", "normalvariate", "lognormvariate", "expovariate", "vonmisesvariate", "gammavariate",
            "betavariate", "paretovariate", "weibullvariate", "seed", "getstate", "setstate")  # fmt: skip
-_AUDITED = {"socket.connect", "socket.bind", "socket.sendto", "subprocess.Popen", "os.system", "os.fork", "os.posix_spawn", "os.exec"}
+_AUDITED = frozenset({
+    "socket.__new__", "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname",
+    "socket.gethostbyaddr", "socket.getnameinfo", "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn",
+    "os.spawn", "os.exec", "pty.spawn", "_thread.start_new_thread",
+})  # fmt: skip
+_MISSING = object()
+_STATEFUL = ("_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7", "_last_counter_v7")  # of uuid
 
 _guarded_thread: int | None = None
 _audit_installed = False
 
 
 class OrderedSet(set):  # type: ignore[type-arg]
-    """A set that iterates in order of insertion; stands in for `set` inside asyncio while a run is on."""
+    """A set that iterates in order of insertion; stands in for `set` inside asyncio while a run is on.
+
+    What makes a new set of it (`a | b`) gives a plain one.
+    """
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
-        self._order = dict.fromkeys(items)
+        self._order: dict[Any, None] = dict.fromkeys(items)
         super().__init__(self._order)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self._order))
 
-    def add(self, item: Any) -> None:
-        self._order[item] = None
-        super().add(item)
-
-    def discard(self, item: Any) -> None:
-        self._order.pop(item, None)
-        super().discard(item)
-
-    def remove(self, item: Any) -> None:
-        super().remove(item)
-        del self._order[item]
-
     def pop(self) -> Any:
-        item = next(iter(self._order))
-        self.remove(item)
-        return item
+        for item in self._order:
+            self.remove(item)
+            return item
+        raise KeyError("pop from an empty set")
+
+    def copy(self) -> OrderedSet:
+        return OrderedSet(self._order)
+
+    def __reduce__(self) -> Any:
+        return set, (list(self._order),)
+
+
+def _changing(name: str) -> Callable[..., Any]:
+    """One of set's methods that change it, keeping the order up to date."""
+    change = getattr(set, name)
+
+    def method(self: OrderedSet, *arguments: Any) -> Any:
+        items = name in ("add", "remove", "discard")
+        lists = arguments if items else tuple(a if isinstance(a, set | frozenset) else list(a) for a in arguments)
+        result = change(self, *lists)
+        order = self._order
+        if len(order) > len(self) or not (items or name in ("update", "__ior__")):
+            for gone in [item for item in order if item not in self]:
+                del order[gone]
+        for item in (lists,) if items else lists:
+            order.update((one, None) for one in item if one not in order and one in self)
+        return result
+
+    return method
+
+
+for _name in ("add remove discard clear update intersection_update difference_update symmetric_difference_update "
+              "__ior__ __iand__ __isub__ __ixor__").split():  # fmt: skip
+    setattr(OrderedSet, _name, _changing(_name))
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if event in _AUDITED and _guarded_thread == threading.get_ident():
+    if event in _AUDITED and _guarded_thread == get_ident():
         raise Escape(f"{event} inside a simulation: {args!r:.80} would reach the real world")
 
 
 def _forbidden(what: str, instead: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        if _guarded_thread != threading.get_ident():
-            return originals[what](*args, **kwargs)
         raise Escape(f"{what} inside a simulation: {instead}")
 
     return refuse
 
 
-originals: dict[str, Callable[..., Any]] = {
-    "time.sleep": time.sleep,
-    "threading.Thread.start": threading.Thread.start,
-}
-
-
-@contextmanager
-def isolated(loop: SimLoop, seed: int) -> Iterator[None]:
-    """Answer time and randomness from the run, refuse the real world and collect garbage only when the loop says so."""
-    global _guarded_thread, _audit_installed
-    own = Random(f"{seed}/test")
+def _answers(loop: SimLoop, seed: int) -> list[tuple[Any, str, Callable[..., Any]]]:
+    """(owner, name, function) of what answers from the run."""
     streams: dict[str, Random] = {}
+    originals = time.gmtime, time.localtime, time.strftime, time.asctime, random.Random.seed
+    gmtime, localtime, strftime, asctime, reseed = originals
 
     def stream() -> Random:
         """The module-level randomness of the running node, apart from its `node.random`."""
         process = CURRENT.get()
         name = process.node if process is not None else "test"
-        if name not in streams:
-            streams[name] = Random(f"{seed}/module/{name}")
-        return streams[name]
+        found = streams.get(name)
+        if found is None:
+            found = streams[name] = Random(f"{seed}/module/{name}")
+        return found
 
     def wall() -> float:
         process = CURRENT.get()
@@ -107,47 +129,112 @@ def isolated(loop: SimLoop, seed: int) -> Iterator[None]:
     def nanoseconds(clock: Callable[[], float]) -> Callable[[], int]:
         return lambda: round(clock() * 1e9)
 
+    def of_clock(number: int) -> float:
+        return wall() if number == time.CLOCK_REALTIME else monotonic()
+
     def draw(name: str) -> Callable[..., Any]:
         return lambda *args, **kwargs: getattr(stream(), name)(*args, **kwargs)
 
     def urandom(count: int) -> bytes:
         return stream().randbytes(count)
 
-    patches: list[tuple[Any, str, Any]] = [
-        (time, "time", wall), (time, "time_ns", nanoseconds(wall)),
-        (time, "monotonic", monotonic), (time, "monotonic_ns", nanoseconds(monotonic)),
-        (time, "perf_counter", monotonic), (time, "perf_counter_ns", nanoseconds(monotonic)),
+    def seed_it(self: Random, a: Any = None, version: int = 2) -> None:
+        reseed(self, stream().getrandbits(128) if a is None else a, version)
+
+    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002
+        return loop.network.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    def hostname(*_: Any) -> str:
+        process = CURRENT.get()
+        return "localhost" if process is None else process.node
+
+    def pid() -> int:
+        process = CURRENT.get()
+        return 1000 + (0 if process is None else process.incarnation)
+
+    def all_tasks(asked: Any = None) -> set[Any]:
+        """A node sees its own tasks only, as it would in a process of its own."""
+        process = CURRENT.get()
+        if asked not in (None, loop):
+            return set()
+        return OrderedSet(task for task in loop.tasks() if process is None or task.process is process)
+
+    timers = [("time", wall), ("monotonic", monotonic), ("perf_counter", monotonic), ("process_time", monotonic), ("thread_time", monotonic)]
+    return [
+        *((time, name, clock) for name, clock in timers),
+        *((time, f"{name}_ns", nanoseconds(clock)) for name, clock in timers),
+        (time, "clock_gettime", of_clock),
+        (time, "clock_gettime_ns", lambda number: round(of_clock(number) * 1e9)),
+        (time, "gmtime", lambda at=None: gmtime(wall() if at is None else at)),
+        (time, "localtime", lambda at=None: localtime(wall() if at is None else at)),
+        (time, "ctime", lambda at=None: asctime(localtime(wall() if at is None else at))),
+        (time, "asctime", lambda at=None: asctime(localtime(wall()) if at is None else at)),
+        (time, "strftime", lambda form, at=None: strftime(form, localtime(wall()) if at is None else at)),
         (time, "sleep", _forbidden("time.sleep", "use asyncio.sleep")),
-        (threading.Thread, "start", _forbidden("threading.Thread.start", "a simulation has one thread; asyncio.to_thread runs in line")),
-        (os, "urandom", urandom), (random, "_urandom", urandom),
-        (uuid, "_generate_time_safe", None), (uuid, "getnode", lambda: 0x02005EBA0001), (uuid, "_last_timestamp", None),
-        (socket, "socket", SimSocket),
-        (asyncio.tasks, "set", OrderedSet),
-        *((random, name, draw(name)) for name in _RANDOM),
+        (threading.Thread, "start", _forbidden("threading.Thread.start", "it has one thread; asyncio.to_thread runs in line")),
+        (threading.Condition, "wait", _forbidden("threading.Condition.wait", "nobody could ever wake it, use asyncio's own")),
+        (_thread, "start_new_thread", _forbidden("_thread.start_new_thread", "it has one thread; asyncio.to_thread runs in line")),
+        (os, "urandom", urandom), (os, "getpid", pid),
+        (random, "_urandom", urandom), (random.Random, "seed", seed_it), *((random, name, draw(name)) for name in _RANDOM),
+        (uuid, "getnode", lambda: 0x02005EBA0001),
+        (socket, "getaddrinfo", getaddrinfo), (socket, "gethostname", hostname), (socket, "getfqdn", hostname),
+        (socket, "gethostbyname", lambda host: getaddrinfo(host, 0)[0][4][0]),
+        (socket, "socketpair", _forbidden("socket.socketpair", "use asyncio's streams")),
+        (asyncio, "all_tasks", all_tasks), (asyncio.tasks, "all_tasks", all_tasks),
     ]  # fmt: skip
+
+
+def _in_thread(inside: Callable[..., Any], outside: Callable[..., Any], thread: int) -> Callable[..., Any]:
+    """A function that answers from the run in the thread that runs it, and as ever in all others."""
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return inside(*args, **kwargs) if get_ident() == thread else outside(*args, **kwargs)
+
+    return answer
+
+
+@contextmanager
+def isolated(loop: SimLoop, seed: int) -> Iterator[None]:
+    """Answer time and randomness from the run, refuse the real world and collect garbage only when the loop says so.
+
+    Other threads go on in the real world. Afterwards everything is as it was.
+    """
+    global _guarded_thread, _audit_installed
+    thread, outer = get_ident(), _guarded_thread
+    if outer is not None:
+        raise RuntimeError("a simulation is running already: a process can hold one at a time")
+    patches = [(owner, name, _in_thread(answer, getattr(owner, name), thread)) for owner, name, answer in _answers(loop, seed)]
+    patches += [(uuid, name, None) for name in ("_generate_time_safe", *_STATEFUL) if hasattr(uuid, name)]
+    patches += [(socket, "socket", SimSocket), (SimSocket, "real", staticmethod(lambda: get_ident() != thread)), (asyncio.tasks, "set", OrderedSet)]
     if not _audit_installed:
         sys.addaudithook(_audit)
         _audit_installed = True
-    missing = object()
-    saved = [(owner, name, vars(owner).get(name, missing)) for owner, name, _ in patches]
-    state, collecting = random.getstate(), gc.isenabled()
-    random.seed(own.random())  # for code that imported the module's functions by name
-    gc.disable()
-    gc.freeze()  # what was there before the run is not collected, so not finalized, during it
-    for owner, name, value in patches:
-        setattr(owner, name, value)
-    _guarded_thread = threading.get_ident()
+    saved = [(owner, name, vars(owner).get(name, _MISSING)) for owner, name, _ in patches]
+    numpy_random: Any = getattr(sys.modules.get("numpy"), "random", None)
+    state, numpy_state, collecting = random.getstate(), numpy_random and numpy_random.get_state(), gc.isenabled()
+    frozen = gc.get_freeze_count()
     try:
+        random.seed(f"{seed}/test")  # for code that imported the module's functions by name
+        if numpy_random:
+            numpy_random.seed(seed % 2**32)
+        gc.disable()
+        gc.freeze()  # what was there before the run is not collected, so not finalized, during it
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        _guarded_thread = thread
         yield
     finally:
         _guarded_thread = None
         for owner, name, value in reversed(saved):
-            if value is missing:
-                delattr(owner, name)
-            else:
+            if value is not _MISSING:
                 setattr(owner, name, value)
+            elif name in vars(owner):
+                delattr(owner, name)
         random.setstate(state)
+        if numpy_random:
+            numpy_random.set_state(numpy_state)
         gc.collect()
-        gc.unfreeze()
+        if not frozen:  # a server that forks has frozen what its children share
+            gc.unfreeze()
         if collecting:
             gc.enable()

@@ -19,7 +19,7 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zebra.errors import Deadlock, Hang
+from zebra.errors import Deadlock, Escape, Hang
 
 if TYPE_CHECKING:
     from zebra.substrate.sim.machine import Process
@@ -32,7 +32,7 @@ CURRENT: ContextVar[Process | None] = ContextVar("zebra_process", default=None)
 GC_STEPS = 100_000
 """Garbage is collected each time this many steps have run, so that finalizers run at the same step in every run."""
 
-LIVELOCK_STEPS = 20_000_000
+LIVELOCK_STEPS = 5_000_000
 """So many steps without time moving on are taken for an endless loop."""
 
 
@@ -54,6 +54,12 @@ class Handle(partial):  # type: ignore[type-arg]
     def cancelled(self) -> bool:
         return self.func is _noop
 
+    def when(self) -> float:
+        """The time that a timer is set to; asked so seldom that the loop's timers are searched for it."""
+        loop = events.get_running_loop()
+        assert isinstance(loop, SimLoop)
+        return next((when for when, _, handle in loop._timers if handle is self), loop.now)
+
     @property
     def process(self) -> Process | None:
         """The simulated process that the callback belongs to."""
@@ -64,16 +70,32 @@ class Handle(partial):  # type: ignore[type-arg]
 class SimTask(asyncio.Task):  # type: ignore[type-arg]
     """A task that hashes by its number of creation, not by its address, so that sets of tasks keep one order."""
 
-    def __init__(self, coro: Any, *, loop: SimLoop, name: str | None, context: Context | None) -> None:
+    abandoned = False
+    """Its process is gone: it stays pending for ever."""
+
+    def __init__(self, coro: Any, *, loop: SimLoop, name: str | None = None, context: Context | None = None, **options: Any) -> None:
         self.number = loop.next_number()
-        self.process = CURRENT.get() if context is None else context.get(CURRENT)
-        if context is None:
-            super().__init__(coro, loop=loop, name=name or f"Task-{self.number}")
-        else:
-            super().__init__(coro, loop=loop, name=name or f"Task-{self.number}", context=context)
+        self.process = CURRENT.get()
+        if context is not None:
+            if self.process is not None and CURRENT not in context:
+                context.run(CURRENT.set, self.process)
+            self.process = context.get(CURRENT)
+            options["context"] = context
+        super().__init__(coro, loop=loop, name=name or f"Task-{self.number}", **options)
 
     def __hash__(self) -> int:
         return self.number
+
+
+_all_tasks = asyncio.all_tasks
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if not future.done():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 class _Stop(BaseException):
@@ -98,6 +120,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.now, self.steps = 0.0, 0
         self.network: Any = None
         self.on_error: Callable[[dict[str, Any]], None] | None = None
+        self.kernel = Context()
+        """What runs in no process: its timers outlive those that set them."""
+        self._handlers: dict[Process | None, Callable[[Any, dict[str, Any]], object]] = {}
         self._ready: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._running = self._closed = False
@@ -130,8 +155,12 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def run_until_complete(self, future: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:  # type: ignore[override]
         """Run until the future is done and return its result; raises Deadlock when it never can be."""
+        if events._get_running_loop() is not None:
+            if not isinstance(future, asyncio.Future):
+                future.close()
+            raise RuntimeError("a simulation cannot run inside another event loop: call it from plain code")
         task: asyncio.Future[T] = future if isinstance(future, asyncio.Future) else self.create_task(future)
-        task.add_done_callback(lambda _: self.stop())
+        task.add_done_callback(lambda _: self._ready.append(Handle(_raise_stop)))
         self.run_forever()
         return task.result()
 
@@ -140,8 +169,9 @@ class SimLoop(asyncio.AbstractEventLoop):
             raise RuntimeError("the loop is already running" if self._running else "the loop is closed")
         hooks = sys.get_asyncgen_hooks()
         self._running = True
-        events._set_running_loop(self)
         try:
+            sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
+            events._set_running_loop(self)
             self._drive()
         finally:
             self._running = False
@@ -150,7 +180,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _drive(self) -> None:
         ready, timers, popleft, repeat = self._ready, self._timers, self._ready.popleft, itertools.repeat
-        collect_at = self.steps + GC_STEPS
+        handle: Handle | None = None
+        collect_at = self.steps + self.gc_steps
         while True:
             try:
                 while True:
@@ -158,26 +189,34 @@ class SimLoop(asyncio.AbstractEventLoop):
                         batch = len(ready)
                         self.steps += batch
                         for _ in repeat(None, batch):
-                            popleft()()
+                            handle = popleft()
+                            handle()
                         if self.steps > collect_at:
-                            collect_at = self.steps + GC_STEPS
+                            collect_at = self.steps + self.gc_steps
                             self._checkpoint()
                     if not timers:
                         raise Deadlock(self.waiting_report())
-                    when, _, handle = heappop(timers)
+                    when, number, handle = heappop(timers)
                     if when > self.now:
-                        if when >= self._tick_at:
-                            self._tick(when)
+                        if handle.func is _noop:
+                            continue  # cancelled: nothing happens then
+                        if when >= self._tick_at and self._tick(when):
+                            heappush(timers, (when, number, handle))
+                            continue
                         self.now = when
                     self.steps += 1
                     handle()
+                    if self.steps > collect_at:
+                        collect_at = self.steps + self.gc_steps
+                        self._checkpoint()
             except _Stop:
                 return
             except (SystemExit, KeyboardInterrupt, Hang):
                 raise
             except BaseException as error:
-                self.call_exception_handler({"message": "exception in a callback", "exception": error})
+                self.call_exception_handler({"message": "exception in a callback", "exception": error, "handle": handle})
 
+    gc_steps, livelock_steps = GC_STEPS, LIVELOCK_STEPS
     _tick_at = float("inf")
 
     def watch(self, deadline_s: float, on_second: Callable[[], None] | None) -> None:
@@ -188,16 +227,20 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._deadline_s, self._on_second = deadline_s, on_second
         self._tick_at = min(deadline_s, self.now // 1 + 1) if on_second else deadline_s
 
-    def _tick(self, when: float) -> None:
+    def _tick(self, when: float) -> bool:
+        """Let the full seconds before `when` pass; whether one of them made something ready. Raises Hang at the deadline."""
         while self._on_second is not None and self._tick_at <= min(when, self._deadline_s):
             self.now = self._tick_at
             self._on_second()
             self._tick_at = min(self._deadline_s, self.now // 1 + 1)
+            if self._ready:
+                return True
             if self.now >= self._deadline_s:
                 break
         if when > self._deadline_s:
             self.now = self._deadline_s
             raise Hang(f"not done after {self._deadline_s:g} s\n{self.waiting_report()}")
+        return False
 
     _checked_now = -1.0
     _checked_steps = 0
@@ -210,10 +253,13 @@ class SimLoop(asyncio.AbstractEventLoop):
             heapify(self._timers)
         if self.now > self._checked_now:
             self._checked_now, self._checked_steps = self.now, self.steps
-        elif self.steps - self._checked_steps > LIVELOCK_STEPS:
-            raise Livelock(f"{LIVELOCK_STEPS} steps ran at t={self.now:.6f} s without time moving on\n{self.waiting_report()}")
+        elif self.steps - self._checked_steps > self.livelock_steps:
+            raise Livelock(f"{self.livelock_steps} steps ran at t={self.now:.6f} s without time moving on\n{self.waiting_report()}")
 
     def stop(self) -> None:
+        """End `run_forever`; raises Escape in a node, whose loop is everybody's."""
+        if CURRENT.get() is not None:
+            raise Escape("loop.stop() inside a simulated node would stop all of them: return from `run` instead")
         self._ready.append(Handle(_raise_stop))
 
     def is_running(self) -> bool:
@@ -223,12 +269,26 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
-        self._closed = True
+        self._closed, self.on_error = True, None
+        self._handlers.clear()
         self._ready.clear()
         self._timers.clear()
 
     def time(self) -> float:
         return self.now
+
+    def _close_generator(self, generator: Any) -> None:
+        """An asynchronous generator was dropped before its end: its `finally` blocks run in a task, as asyncio does it."""
+        process = CURRENT.get()
+        closing = generator.aclose()
+        if self._closed or (process is not None and not process.alive):
+            try:
+                closing.send(None)
+            except BaseException:
+                pass
+            closing.close()
+        else:
+            self.create_task(closing)
 
     async def shutdown_asyncgens(self) -> None:
         pass
@@ -245,22 +305,36 @@ class SimLoop(asyncio.AbstractEventLoop):
     # -- tasks -----------------------------------------------------------------------------------------------
 
     def create_task(  # type: ignore[override]
-        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None, **options: Any
     ) -> asyncio.Task[T]:
-        return SimTask(coro, loop=self, name=name, context=context)
+        return SimTask(coro, loop=self, name=name, context=context, **options)
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def set_task_factory(self, factory: Any) -> None:
+        if factory is not None:
+            raise Escape("task factories are not simulated: tasks are numbered, so that sets of them keep one order")
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        """The function's result, run at once and in line: a simulation has one thread."""
+        """The function's result, run in line: a simulation has one thread. The caller hears of it at the next step."""
         future: asyncio.Future[T] = self.create_future()
         try:
-            future.set_result(func(*args))
+            result = func(*args)
         except Exception as error:
-            future.set_exception(error)
+            if isinstance(error, StopIteration):
+                error = RuntimeError("the function raised StopIteration")
+            self.call_soon(_settle, future, None, error)
+        else:
+            self.call_soon(_settle, future, result, None)
         return future
 
+    def set_default_executor(self, executor: Any) -> None:
+        pass
+
     def tasks(self) -> list[SimTask]:
-        """Every task that is not done, in order of creation."""
-        return sorted((t for t in asyncio.all_tasks(self) if isinstance(t, SimTask)), key=lambda t: t.number)
+        """Every task that is neither done nor abandoned, in order of creation."""
+        return sorted((t for t in _all_tasks(self) if isinstance(t, SimTask) and not t.abandoned), key=lambda t: t.number)
 
     def waiting_report(self) -> str:
         """Who waits where, one line a task: shown for a deadlock and for a hang."""
@@ -316,19 +390,31 @@ class SimLoop(asyncio.AbstractEventLoop):
         error = context.get("exception")
         if isinstance(error, asyncio.CancelledError):
             return  # Python 3.11: a cancelled handler of a stream server reports its own cancellation
+        owner = context.get("task") or context.get("future") or context.get("handle")
+        handler = self._handlers.get(getattr(owner, "process", CURRENT.get()))
+        if handler is not None and not isinstance(error, Escape):
+            handler(self, context)
+        else:
+            self.default_exception_handler(context)
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
         if self.on_error is not None:
             self.on_error(context)
 
-    def default_exception_handler(self, context: dict[str, Any]) -> None:
-        self.call_exception_handler(context)
+    def get_exception_handler(self) -> Any:
+        return self._handlers.get(CURRENT.get())
 
     def set_exception_handler(self, handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None) -> None:
-        self.on_error = None if handler is None else partial(handler, self)
+        """Each simulated process has a handler of its own."""
+        if handler is None:
+            self._handlers.pop(CURRENT.get(), None)
+        else:
+            self._handlers[CURRENT.get()] = handler
 
     # -- network ---------------------------------------------------------------------------------------------
 
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
-        return self.network.getaddrinfo(host, port)
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        return self.network.getaddrinfo(host, port, **options)
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> Any:
         return self.network.name_of(sockaddr[0]), str(sockaddr[1])
@@ -344,3 +430,22 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def sock_connect(self, sock: Any, address: Any) -> None:
         await self.network.sock_connect(sock, address)
+
+
+def _refuse(name: str, instead: str) -> Callable[..., Any]:
+    def refuse(self: SimLoop, *args: Any, **kwargs: Any) -> Any:
+        raise Escape(f"loop.{name} inside a simulation: {instead}")
+
+    return refuse
+
+
+for _names, _instead in {
+    "add_reader add_writer remove_reader remove_writer": "there are no file descriptors, use streams or protocols",
+    "sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_sendfile sock_accept connect_accepted_socket":
+        "hand the socket to create_connection, or use streams",
+    "subprocess_exec subprocess_shell connect_read_pipe connect_write_pipe": "a simulation has no other processes",
+    "create_unix_connection create_unix_server": "only IP is simulated",
+    "start_tls": "TLS is not simulated",
+}.items():  # fmt: skip
+    for _name in _names.split():
+        setattr(SimLoop, _name, _refuse(_name, _instead))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,10 @@ BOOT_S = 5_000.0
 """Monotonic clock at the start of a run."""
 
 
+CLOSE_TRIES = 1000
+"""A coroutine is closed so many times if it awaits again and again while it is."""
+
+
 class Clock:
     """A node's clocks. `offset_s` is what `clock.offset` faults add to the wall clock; `reads` counts looks at it."""
 
@@ -45,12 +49,12 @@ class Clock:
 
 
 class Nic:
-    """A host's network card: when each direction is free again, and seconds per byte."""
+    """A host's network card: when each direction is free again (`small_free` for messages that do not queue), seconds per byte."""
 
-    __slots__ = ("cost_s", "rx_free", "tx_free")
+    __slots__ = ("cost_s", "rx_free", "small_free", "tx_free")
 
     def __init__(self, rate: float) -> None:
-        self.tx_free = self.rx_free = 0.0
+        self.tx_free = self.rx_free = self.small_free = 0.0
         self.cost_s = 1.0 / rate
 
 
@@ -83,6 +87,40 @@ class Machine:
         return self.process
 
 
+def abandon(task: SimTask) -> None:
+    """Drop a task that is not done: its `finally` blocks run, but what they await never comes.
+
+    The innermost coroutine is closed first: one that awaits again while it is closed would else outlive its caller and
+    be closed by the garbage collector, which complains.
+    """
+    task.abandoned = True
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    for _ in range(CLOSE_TRIES):
+        waiting = _unfinished(task.get_coro())
+        if not waiting or getattr(waiting[-1], "cr_running", False):
+            return
+        try:
+            waiting[-1].close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # RuntimeError if it awaited again, or anything: nobody is left to tell
+            pass
+
+
+def _unfinished(coroutine: Any) -> list[Any]:
+    """A coroutine and what it awaits, outermost first, as far as they have not ended."""
+    found: list[Any] = []
+    while True:
+        if getattr(coroutine, "cr_frame", None) is not None:
+            found.append(coroutine)
+            coroutine = coroutine.cr_await
+        elif getattr(coroutine, "gi_frame", None) is not None:
+            found.append(coroutine)
+            coroutine = coroutine.gi_yieldfrom
+        else:
+            return found
+
+
 class Process:
     """One incarnation of a node: a context that its tasks run in, and the sockets that it holds."""
 
@@ -104,15 +142,17 @@ class Process:
         """A task of this process."""
         return self.loop.create_task(coro, name=name, context=self.context.copy())
 
-    async def call(self, coro: Coroutine[Any, Any, T], name: str) -> T:
-        """The result of a coroutine run as this process's; raises NodeDown if the process ends before it does."""
+    async def runs(self) -> None:
+        """Wait while the process is paused; raises NodeDown when it is no more."""
         while self.alive and self.paused:
             if self._resumed is None:
                 self._resumed = self.loop.create_future()
             await asyncio.wait([self._resumed])
         if not self.alive:
-            coro.close()
             raise NodeDown(f"{self.node} is not running")
+
+    async def call(self, coro: Coroutine[Any, Any, T], name: str) -> T:
+        """The result of a coroutine run as this process's; raises NodeDown if the process ends before it does."""
         task = self.spawn(coro, name)
         try:
             await asyncio.wait([task, self.ended], return_when=asyncio.FIRST_COMPLETED)
@@ -145,6 +185,7 @@ class Process:
         self._parked.append((self.loop.now, handle))
 
     def tasks(self) -> list[SimTask]:
+        """Those that are neither done nor dropped, in order of creation."""
         return [task for task in self.loop.tasks() if task.process is self]
 
     def die(self, silent: bool) -> None:
@@ -154,7 +195,7 @@ class Process:
         """
         if not self.alive:
             return
-        self.alive = False
+        self.alive = self.paused = False
         machine = self.machine
         machine.powered = not silent
         for transport in list(self.transports):
@@ -162,18 +203,16 @@ class Process:
         self.transports.clear()
         for datagram in list(machine.datagrams.values()):
             datagram.cut()
+        for listener in machine.listeners.values():
+            listener.server.cut()
         machine.listeners.clear()
         machine.datagrams.clear()
         machine.process = None
         self.loop.drop(self)
         self._parked.clear()
-        for task in self.tasks():
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coroutine: Any = task.get_coro()
-            try:
-                Context.run(self.context, coroutine.close)
-            except (RuntimeError, Exception):  # a `finally` that awaits or raises has nobody left to tell
-                pass
+        while tasks := self.tasks():  # a `finally` may start more
+            for task in tasks:
+                self.context.copy().run(abandon, task)
         self.loop.drop(self)
         self.ended.set_result(None)
         if self._resumed is not None and not self._resumed.done():

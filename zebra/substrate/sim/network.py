@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from random import Random
@@ -21,11 +22,15 @@ from zebra.substrate import Effect
 from zebra.substrate.sim.datagram import DatagramTransport
 from zebra.substrate.sim.loop import CURRENT, SimLoop
 from zebra.substrate.sim.machine import Machine, Nic, Process
-from zebra.substrate.sim.stream import StreamTransport
+from zebra.substrate.sim.stream import BULK, StreamTransport
 from zebra.topology import Place, Topology
 
 SYN_RETRIES = 6
 """A connection attempt is repeated after 1, 2, 4 … s, so many times (Linux's tcp_syn_retries): it fails after 127 s."""
+
+
+SERVICES = {"http": 80, "https": 443}
+"""The services that the simulated resolver knows by name."""
 
 
 class Bucket:
@@ -40,12 +45,13 @@ class Bucket:
 class Path:
     """One ordered pair of nodes: its base latency, and the link effects that touch it at present."""
 
-    __slots__ = ("base_s", "buckets", "drops", "effects", "jitter_s", "local", "rejects", "source", "target", "version")
+    __slots__ = ("base_s", "buckets", "datagram_s", "drops", "effects", "jitter_s", "left_s", "local", "rejects", "source", "target",
+                 "version")  # fmt: skip
 
     def __init__(self, source: Machine, target: Machine, base_s: float, jitter: float) -> None:
         self.source, self.target, self.base_s, self.jitter_s = source, target, base_s, base_s * jitter
         self.local = source.nic is target.nic
-        self.version = -1
+        self.version, self.left_s, self.datagram_s = -1, 0.0, 0.0
         self.effects: tuple[Effect, ...] = ()
         self.drops: tuple[Effect, ...] = ()
         self.rejects: tuple[Effect, ...] = ()
@@ -77,49 +83,105 @@ def hit(effects: Iterable[Effect]) -> bool:
 
 
 class Listener:
-    """A bound stream port of one process."""
+    """A bound stream port of one process; `local` means that only its own host may connect."""
 
-    def __init__(self, process: Process | None, factory: Callable[[], asyncio.BaseProtocol]) -> None:
-        self.process, self.factory, self.context = process, factory, copy_context()
+    def __init__(self, process: Process | None, server: SimServer, factory: Callable[[], asyncio.BaseProtocol], local: bool) -> None:
+        self.process, self.server, self.factory, self.local, self.context = process, server, factory, local, copy_context()
 
 
 class SimServer(asyncio.AbstractServer):
-    """What `create_server` returns: the listening ports of one call."""
+    """What `create_server` returns: the listening port of one call, and the connections that came by it."""
 
-    def __init__(self, loop: SimLoop, machine: Machine, port: int, listener: Listener) -> None:
-        self._loop, self._machine, self.port, self._listener = loop, machine, port, listener
-        self.sockets = (SimSocket(socket.AF_INET, socket.SOCK_STREAM),)
-        self.sockets[0].name = (machine.address, port)
+    def __init__(self, loop: SimLoop, machine: Machine, host: str, port: int) -> None:
+        self._loop, self._machine, self.port = loop, machine, port
+        self.listener: Listener | None = None
+        sock = SimSocket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.name = (host, port)
+        self.sockets: tuple[SimSocket, ...] = (sock,)
         self._serving: asyncio.Future[None] | None = None
+        self._clients: dict[StreamTransport, None] = {}
+        self._closed: asyncio.Future[None] | None = None
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
     def is_serving(self) -> bool:
-        return self._machine.listeners.get(self.port) is self._listener
+        return self.listener is not None and self._machine.listeners.get(self.port) is self.listener
 
     async def start_serving(self) -> None:
-        pass
+        if self.listener is not None and self.sockets:
+            self._machine.listeners[self.port] = self.listener
 
     async def serve_forever(self) -> None:
+        if self._serving is not None:
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
+        if not self.sockets:
+            raise RuntimeError(f"server {self!r} is closed")
+        await self.start_serving()
         self._serving = self._loop.create_future()
         try:
             await self._serving
         finally:
+            self._serving = None
             self.close()
 
     def close(self) -> None:
         if self.is_serving():
             del self._machine.listeners[self.port]
+        self.sockets = ()
         if self._serving is not None and not self._serving.done():
             self._serving.cancel()
+        self._wake()
 
     async def wait_closed(self) -> None:
-        pass
+        """Python 3.12 and later wait for the connections too; 3.11 never did."""
+        if sys.version_info >= (3, 12) and (self.sockets or self._clients):
+            if self._closed is None:
+                self._closed = self._loop.create_future()
+            await asyncio.shield(self._closed)
+
+    def close_clients(self) -> None:
+        """Close all connections that came by this server (Python 3.13)."""
+        for transport in list(self._clients):
+            transport.close()
+
+    def abort_clients(self) -> None:
+        """Abort all connections that came by this server (Python 3.13)."""
+        for transport in list(self._clients):
+            transport.abort()
+
+    def attach(self, transport: StreamTransport) -> None:
+        self._clients[transport] = None
+
+    def detach(self, transport: StreamTransport) -> None:
+        self._clients.pop(transport, None)
+        self._wake()
+
+    def cut(self) -> None:
+        """Its process is gone."""
+        self.sockets = ()
+        self._clients.clear()
+
+    def _wake(self) -> None:
+        if self._closed is not None and not self._closed.done() and not self.sockets and not self._clients:
+            self._closed.set_result(None)
+
+
+_Socket = socket.socket
 
 
 class SimSocket(socket.socket):
-    """A socket without a descriptor: enough for libraries that make one and let the loop connect it."""
+    """A socket without a descriptor: enough for libraries that make one and let the loop connect it.
+
+    `connection` is what `sock_connect` made. `real` stands in for the class in threads that are not simulated.
+    """
+
+    real: Callable[[], bool] = staticmethod(lambda: False)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls.real():
+            return _Socket(*args, **kwargs)
+        return super().__new__(cls)
 
     def __init__(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0, fileno: int | None = None) -> None:  # noqa: A002
         if fileno is not None:
@@ -127,6 +189,7 @@ class SimSocket(socket.socket):
         self._family, self._type, self._proto = family, type, proto
         self.name: tuple[str, int] = ("0.0.0.0", 0)
         self.peer: tuple[str, int] | None = None
+        self.connection: StreamTransport | None = None
 
     family = property(lambda self: self._family)
     type = property(lambda self: self._type)
@@ -135,8 +198,15 @@ class SimSocket(socket.socket):
     def setblocking(self, flag: bool) -> None: ...
     def setsockopt(self, *args: Any) -> None: ...  # type: ignore[override]
     def settimeout(self, value: float | None) -> None: ...
-    def close(self) -> None: ...
     def __del__(self) -> None: ...
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abort()
 
     def gettimeout(self) -> float | None:
         return 0.0
@@ -199,12 +269,24 @@ class Network:
             raise socket.gaierror(socket.EAI_NONAME, f"no simulated node is called {host!r}")
         return machine
 
-    def getaddrinfo(self, host: Any, port: Any) -> list[tuple[Any, ...]]:
-        if host in (None, "", "0.0.0.0"):
-            address = "0.0.0.0"
+    def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[tuple[Any, ...]]:  # noqa: A002
+        """What the resolver says: every node has one IPv4 address. Raises socket.gaierror."""
+        host = host.decode() if isinstance(host, bytes) else host
+        if host in ("0.0.0.0", "127.0.0.1") or host in (None, "") and flags & socket.AI_PASSIVE:
+            address = host or "0.0.0.0"
+        elif host in (None, "", "localhost"):
+            address = "127.0.0.1"
         else:
-            address = self.resolve(host).address
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port or 0)))]
+            address = host if str(host).startswith("127.") else self.resolve(host).address
+        if family not in (socket.AF_UNSPEC, socket.AF_INET):
+            raise socket.gaierror(socket.EAI_ADDRFAMILY, f"{host!r} has only an IPv4 address")
+        number = SERVICES.get(port, port) if isinstance(port, str) else port
+        try:
+            number = int(number or 0)
+        except ValueError:
+            raise socket.gaierror(socket.EAI_SERVICE, f"no service is called {port!r}") from None
+        kinds = [(kind, code) for kind, code in ((socket.SOCK_STREAM, 6), (socket.SOCK_DGRAM, 17)) if type in (0, kind) and proto in (0, code)]
+        return [(socket.AF_INET, kind, code, "", (address, number)) for kind, code in kinds]
 
     def name_of(self, address: str) -> str:
         return self.resolve(address).name
@@ -233,27 +315,34 @@ class Network:
     def departure(self, path: Path, size: int) -> float:
         """Seconds from now until the last byte of a message has crossed a path, the receiver's card not counted.
 
-        Advances the sender's card and the rate limits on the way.
+        Advances the sender's card and the rate limits on the way; `path.left_s` is when it has passed the last of them.
         """
-        now = self.loop.now
-        at = now
+        now = start = at = self.loop.now
         if not path.local:
             nic = path.source.nic
-            if nic.tx_free > at:
-                at = nic.tx_free
-            at += size * nic.cost_s
-            nic.tx_free = at
+            took_s = size * nic.cost_s
+            if size < BULK:
+                if nic.small_free > start:
+                    start = nic.small_free
+                at = nic.small_free = start + took_s
+                nic.tx_free = (nic.tx_free if nic.tx_free > now else now) + took_s
+            else:
+                if nic.tx_free > start:
+                    start = nic.tx_free
+                at = nic.tx_free = start + took_s
         random = self.random.random
         delay = path.base_s + path.jitter_s * random()
         if path.effects:
             for effect, bucket in path.buckets:
                 effect.hits += 1
-                at = bucket.free = max(at, bucket.free) + size * bucket.cost_s
+                start = max(start, bucket.free)
+                at = bucket.free = max(at, start + size * bucket.cost_s)
             for effect in path.effects:
                 arguments = effect.arguments
                 if arguments["latency_s"] or arguments["jitter_s"]:
                     effect.hits += 1
                     delay += arguments["latency_s"] + arguments["jitter_s"] * random()
+        path.left_s = at
         return at - now + delay
 
     def chance(self, path: Path, name: str) -> Effect | None:
@@ -267,14 +356,20 @@ class Network:
 
     # -- streams ---------------------------------------------------------------------------------------------
 
-    async def connect(self, factory: Any, host: Any, port: Any, *, sock: Any = None, ssl: Any = None, local_addr: Any = None,
-                      **_: Any) -> tuple[StreamTransport, Any]:  # fmt: skip
+    async def connect(self, factory: Any, host: Any, port: Any, *, sock: Any = None, ssl: Any = None, **_: Any) -> tuple[StreamTransport, Any]:
         if ssl:
             raise Escape("TLS is not simulated: connect without ssl")
         if sock is not None:
-            host, port = sock.getpeername()
-        source, target = self.here(), self.resolve(host)
-        transport = await self._handshake(source, target, int(port))
+            if host is not None or port is not None:
+                raise ValueError("host/port and sock can not be specified at the same time")
+            transport, sock.connection = sock.connection, None
+            if transport is None:
+                raise OSError(errno.ENOTCONN, "the socket is not connected: use loop.sock_connect first")
+        else:
+            if host is None and port is None:
+                raise ValueError("host and port was not specified and no sock specified")
+            address, number = self.getaddrinfo(host, port)[0][4]
+            transport = await self._handshake(self.here(), self.resolve(address), number)
         protocol = factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
@@ -282,70 +377,77 @@ class Network:
         return transport, protocol
 
     async def sock_connect(self, sock: SimSocket, address: tuple[str, int]) -> None:
-        """Check that the peer answers; the connection itself is made by `create_connection(sock=…)`."""
+        """Connect; `create_connection(sock=…)` takes the connection from the socket."""
         target = self.resolve(address[0])
-        await self._handshake(self.here(), target, address[1], probe=True)
-        sock.peer = (target.address, address[1])
+        sock.connection = await self._handshake(self.here(), target, address[1])
+        sock.peer, sock.name = (target.address, address[1]), sock.connection.get_extra_info("sockname")
 
-    async def _handshake(self, source: Machine, target: Machine, port: int, probe: bool = False) -> StreamTransport:
+    async def _handshake(self, source: Machine, target: Machine, port: int) -> StreamTransport:
         for attempt in range(SYN_RETRIES + 1):
-            out, back = self.path(source, target), self.path(target, source)
+            out = self.path(source, target)
             if hit(out.rejects):
                 raise self._refused(target, port)
-            lost = hit(out.drops) or self.chance(out, "loss")
-            if not lost:
+            if not (hit(out.drops) or self.chance(out, "loss")):
                 await asyncio.sleep(self.departure(out, 0))
                 back = self.path(target, source)
-                lost = not target.powered or hit(back.drops) or self.chance(back, "loss")
-            if not lost:
-                if hit(back.rejects):
-                    raise self._refused(target, port)
-                listener = target.listeners.get(port)
-                wait_s = self.departure(back, 0)
-                if listener is None or probe:
-                    await asyncio.sleep(wait_s)
-                    if listener is None:
+                if target.powered and not (hit(back.drops) or self.chance(back, "loss")):
+                    if hit(back.rejects):
                         raise self._refused(target, port)
-                    return StreamTransport(self, None, source, (target.address, port), source.free_port())
-                client = self._establish(listener, source, target, port)
-                try:
-                    await asyncio.sleep(wait_s)
-                except asyncio.CancelledError:
-                    client.abort()
-                    raise
-                return client
+                    return await self._answer(source, target, port, self.departure(back, 0))
             await asyncio.sleep(2.0**attempt)
         raise TimeoutError(errno.ETIMEDOUT, f"connection to {target.name}:{port} timed out")
+
+    async def _answer(self, source: Machine, target: Machine, port: int, wait_s: float) -> StreamTransport:
+        """The connection has reached the target, whose answer is on its way back."""
+        listener = target.listeners.get(port)
+        if listener is None or listener.local and source is not target:
+            await asyncio.sleep(wait_s)
+            raise self._refused(target, port)
+        local = source.free_port()
+        client = StreamTransport(self, source.process, source, (target.address, port), local, copy_context())
+        server = StreamTransport(self, listener.process, target, (source.address, local), port, listener.context.copy())
+        client.join(server)
+        listener.server.attach(server)
+        server.accept(listener.server, listener.factory)
+        try:
+            await asyncio.sleep(wait_s)
+        except asyncio.CancelledError:
+            client.abort()
+            raise
+        return client
 
     def _refused(self, target: Machine, port: int) -> ConnectionRefusedError:
         return ConnectionRefusedError(errno.ECONNREFUSED, f"connection to {target.name}:{port} was refused")
 
-    def _establish(self, listener: Listener, source: Machine, target: Machine, port: int) -> StreamTransport:
-        local = source.free_port()
-        client = StreamTransport(self, source.process, source, (target.address, port), local)
-        server = StreamTransport(self, listener.process, target, (source.address, local), port)
-        client.join(server)
-        client.context = copy_context()
-        server.context = listener.context.copy()
-        server.accept(listener.factory)
-        return client
+    def _bound(self, host: Any, what: str) -> tuple[Machine, bool]:
+        """The machine that the code runs on, and whether `host` is its loopback; raises OSError for another's address."""
+        machine = self.here()
+        if host not in (None, "", "0.0.0.0", "::") and self.resolve(host) is not machine:
+            raise OSError(errno.EADDRNOTAVAIL, f"{machine.name} cannot bind {what} to {host!r}: it is another node's address")
+        return machine, host in ("localhost", "::1") or str(host).startswith("127.")
 
-    async def listen(self, factory: Any, host: Any, port: Any, *, ssl: Any = None, sock: Any = None, **_: Any) -> SimServer:
+    async def listen(self, factory: Any, host: Any, port: Any, *, ssl: Any = None, sock: Any = None, start_serving: bool = True,
+                     **_: Any) -> SimServer:  # fmt: skip
         if ssl:
             raise Escape("TLS is not simulated: listen without ssl")
         if sock is not None:
             host, port = sock.getsockname()
-        machine = self.here()
+        elif host is not None and not isinstance(host, str):
+            host = next(iter(host), None)
+        machine, local = self._bound(host, "a server")
         number = int(port or 0) or machine.free_port()
         if number in machine.listeners:
             raise OSError(errno.EADDRINUSE, f"port {number} of {machine.name} is in use")
-        listener = machine.listeners[number] = Listener(machine.process, factory)
-        return SimServer(self.loop, machine, number, listener)
+        server = SimServer(self.loop, machine, "127.0.0.1" if local else host or "0.0.0.0", number)
+        server.listener = Listener(machine.process, server, factory, local)
+        if start_serving:
+            await server.start_serving()
+        return server
 
     # -- datagrams -------------------------------------------------------------------------------------------
 
     async def datagram_endpoint(self, factory: Any, local: Any, remote: Any) -> tuple[DatagramTransport, Any]:
-        machine = self.here()
+        machine, _ = self._bound(local[0] if local else None, "datagrams")
         port = (local[1] if local else 0) or machine.free_port()
         if port in machine.datagrams:
             raise OSError(errno.EADDRINUSE, f"datagram port {port} of {machine.name} is in use")

@@ -1,4 +1,10 @@
-"""Simulated streams: both ends of a connection, and what happens to bytes in between."""
+"""One end of a simulated stream connection, with what TCP does when the path or the peer does not answer.
+
+Bytes in flight, on the network card and not yet read by the peer are one number, `_in_flight`: up to `WINDOW` of them
+are in the kernels' buffers, what is more counts as the transport's own buffer and pauses the writer. A message that is
+long takes its turn on the network card in segments, so that streams share it; one that meets a dropped path or a dark
+host waits for the retransmission timer, and all that was written after it waits behind it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +15,28 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from zebra.errors import Hang
 from zebra.substrate.sim.loop import Handle
 
 if TYPE_CHECKING:
     from zebra.blob import Blob
     from zebra.substrate.sim.machine import Machine, Process
-    from zebra.substrate.sim.network import Network
+    from zebra.substrate.sim.network import Network, Path, SimServer
 
 HIGH_WATER = 64 * 1024
-"""Bytes sent but not yet read by the peer's protocol at which the sender is asked to pause."""
+"""Bytes in a transport's own buffer at which its writer is asked to pause (asyncio's default)."""
+
+WINDOW = 4 * 2**20
+"""Bytes that the two kernels buffer between writer and reader (Linux's largest default send buffer)."""
+
+PIECE = 256 * 1024
+"""The most bytes that one `data_received` brings (asyncio reads so many at once); longer writes arrive in pieces."""
+
+SEGMENT = 2**20
+"""The most bytes that a stream puts on the network card before others have their turn."""
+
+BULK = 16 * 1024
+"""Messages at least this long queue for the network cards; shorter ones slip between their packets."""
 
 RTO_S, RTO_MAX_S = 0.2, 120.0
 """The first and the longest retransmission time-out (Linux)."""
@@ -25,52 +44,62 @@ RTO_S, RTO_MAX_S = 0.2, 120.0
 GIVE_UP_S = 924.0
 """A connection whose data is not acknowledged for so long is dropped (Linux's tcp_retries2 = 15)."""
 
-BULK_BYTES = 16 * 1024
-"""Messages at least this long also queue at the receiver's network card; shorter ones slip between them."""
-
-_EOF = object()
+_EOF, _PART = object(), object()
+_NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
 
 
 class StreamTransport(asyncio.Transport):
-    """One end of a connection. `write_blob` sends a Blob as one message that costs its length on the network."""
+    """One end of a connection. `write_blob` sends a Blob as one message that costs its length on the network.
 
-    def __init__(self, network: Network, process: Process | None, machine: Machine, peer: tuple[str, int], port: int) -> None:
+    `_dead` means that the process is gone, `_off` that its kernel is too (the power failed), `_broken` that the
+    connection was reset, `_lost` that the protocol was told.
+    """
+
+    __slots__ = (
+        "_begun", "_behind", "_broken", "_closing", "_data_received", "_dead", "_eof_sent", "_high", "_in_flight", "_last_s",
+        "_left_s", "_loop", "_lost", "_low", "_machine", "_names", "_network", "_off", "_other", "_out", "_paused_writing",
+        "_process", "_pumping", "_queue", "_reading", "_received", "_rest", "_rto_s", "_stall_began_s", "_unacked",
+        "_uncredited", "context", "protocol", "server",
+    )  # fmt: skip
+
+    def __init__(self, network: Network, process: Process | None, machine: Machine, peer: tuple[str, int], port: int,
+                 context: Context) -> None:  # fmt: skip
         super().__init__()
         self._network, self._loop, self._process, self._machine = network, network.loop, process, machine
-        self._names = (peer, (machine.address, port))
-        self.context: Context | None = None
+        self._names, self.context = (peer, (machine.address, port)), context
         self.protocol: Any = None
-        self._other: StreamTransport | None = None
-        self._dead = self._lost = self._eof_sent = self._closing = self._broken = False
+        self.server: SimServer | None = None
+        self._data_received: Callable[[bytes], object] | None = None
         self._begun, self._reading = False, True
-        self._received: deque[tuple[Any, int]] = deque()
-        self._in_flight = self._unread = 0
-        self._paused_writing = False
+        self._dead = self._off = self._lost = self._eof_sent = self._closing = self._broken = self._paused_writing = False
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
-        self._last_s = 0.0
-        self._stalled: deque[tuple[Any, int]] = deque()
-        self._uncredited = self._unacked = 0
-        self._rto_s, self._stall_began_s = 0.0, 0.0
-        self._bulk = 0
-        self._behind: deque[tuple[Any, int]] = deque()
+        # Sent: in flight are messages that the peer's protocol has not read; `_queue` (None when nothing has to wait)
+        # holds those that have not left yet, of the first of them `_rest` bytes are to go.
+        self._in_flight = self._unacked = self._uncredited = self._rest = 0
+        self._queue: deque[tuple[Any, int]] | None = None
+        self._pumping = False
+        self._last_s = self._left_s = self._rto_s = self._stall_began_s = 0.0
+        # Received: behind the network card, and behind it in the kernel until the protocol reads.
+        self._behind: deque[tuple[Any, int]] | None = None
+        self._received = _NOTHING
         if process is not None:
             process.transports[self] = None
 
     def join(self, other: StreamTransport) -> None:
+        """Make two ends one connection."""
         self._other, other._other = other, self
+        self._out: Path = self._network.path(self._machine, other._machine)
+        other._out = self._network.path(other._machine, self._machine)
 
-    def accept(self, factory: Callable[[], Any]) -> None:
+    def accept(self, server: SimServer, factory: Callable[[], Any]) -> None:
         """Let the listening process make a protocol for this end, as soon as it runs."""
-        process = self._process
-        if process is not None and process.paused and self.context is not None:
-            process.arrive(Handle(self.context.run, self._accepted, factory))
-        else:
-            self._loop.call_soon(self._accepted, factory, context=self.context)
+        self.server = server
+        self._soon(self._accepted, factory)
 
     def _accepted(self, factory: Callable[[], Any]) -> None:
-        if self._dead or self._lost:
+        if self._dead or self._lost or self._broken:
             return
-        self.protocol = factory()
+        self.set_protocol(factory())
         self.protocol.connection_made(self)
         self.begin()
 
@@ -78,6 +107,14 @@ class StreamTransport(asyncio.Transport):
         """The protocol is connected: hand it what has arrived meanwhile."""
         self._begun = True
         self._flush()
+
+    def _soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call back in this end's process, when that runs."""
+        process = self._process
+        if process is not None and process.paused:
+            process.arrive(Handle(self.context.run, callback, *args))
+        else:
+            self._loop.call_soon(callback, *args, context=self.context)
 
     # -- what asyncio asks -----------------------------------------------------------------------------------
 
@@ -96,6 +133,21 @@ class StreamTransport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            self._data_received = self._fill_buffer
+        else:
+            self._data_received = getattr(protocol, "data_received", None)
+
+    def _fill_buffer(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            buffer = memoryview(self.protocol.get_buffer(len(rest)))
+            size = min(len(buffer), len(rest))
+            if not size:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            buffer[:size] = rest[:size]
+            self.protocol.buffer_updated(size)
+            rest = rest[size:]
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self.protocol  # type: ignore[no-any-return]
@@ -112,14 +164,21 @@ class StreamTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.call_soon(self._flush, context=self.context)
+            if self._received:
+                self._loop.call_soon(self._flush, context=self.context)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = HIGH_WATER if high is None else high
-        self._low = self._high // 4 if low is None else low
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+        self._maybe_pause()
 
     def get_write_buffer_size(self) -> int:
-        return self._in_flight
+        return max(0, self._in_flight - WINDOW)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._low, self._high
@@ -128,8 +187,16 @@ class StreamTransport(asyncio.Transport):
         return True
 
     def write(self, data: Any) -> None:
-        if data:
-            self._send(bytes(data), len(data))
+        if type(data) is not bytes:
+            if not isinstance(data, bytes | bytearray | memoryview):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+            data = bytes(data)
+        size = len(data)
+        if size > PIECE:
+            for at in range(0, size, PIECE):
+                self.write(data[at : at + PIECE])
+        elif size:
+            self._send(data, size)
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -144,113 +211,166 @@ class StreamTransport(asyncio.Transport):
             self._push(_EOF, 0)
 
     def close(self) -> None:
-        if self.is_closing():
-            return
-        if not self._eof_sent:
-            self._eof_sent = True
-            self._push(_EOF, 0)
-        self._closing = True
-        self._received.clear()
-        self._loop.call_soon(self._lose, None, context=self.context)
+        """Send what was written, then say that there is no more. Unread data makes it a reset, as Linux does."""
+        if not self.is_closing():
+            self._close()
+            if not self._paused_writing:
+                self._soon(self._lose, None)
 
     def abort(self) -> None:
-        """Close at once and let the peer see a reset."""
-        if not self._lost and not self._dead:
+        """Close at once; what the kernel has not taken yet is not sent."""
+        if self._dead or self._lost:
+            return
+        if self._paused_writing and self._queue is not None:
+            self._queue.clear()
+            self._rest = 0
+            if self._eof_sent:
+                self._push(_EOF, 0)
+        if not self._closing:
+            self._close()
+        self._soon(self._lose, None)
+
+    def _close(self) -> None:
+        self._closing = True
+        if self._received and self._received[0][0] is not _EOF:
             self._reset_other()
-            self._closing = True
-            self._loop.call_soon(self._lose, None, context=self.context)
+        elif not self._eof_sent:
+            self._eof_sent = True
+            self._push(_EOF, 0)
+        self._received = _NOTHING
 
     # -- sending ---------------------------------------------------------------------------------------------
 
     def _send(self, payload: Any, size: int) -> None:
-        if self._dead or self._lost or self._closing or self._eof_sent:
+        if self._eof_sent or self._closing or self._lost or self._dead:
             if self._eof_sent and not self.is_closing():
-                raise RuntimeError("cannot write after write_eof()")
+                raise RuntimeError("Cannot call write() after write_eof()")
             return
         self._in_flight += size
         self._push(payload, size)
-        if self._in_flight > self._high and not self._paused_writing:
+        if self._in_flight > WINDOW:
+            self._maybe_pause()
+
+    def _maybe_pause(self) -> None:
+        if not self._paused_writing and self._in_flight - WINDOW > self._high:
             self._paused_writing = True
-            self.protocol.pause_writing()
+            if self.protocol is not None:
+                self.protocol.pause_writing()
 
     def _push(self, payload: Any, size: int) -> None:
-        network, other = self._network, self._other
-        assert other is not None
-        path = network.path(self._machine, other._machine)
-        if self._stalled:
-            self._stalled.append((payload, size))
+        """Send a message, or queue it behind what has to go first."""
+        if self._broken:
             return
+        if self._queue is not None:
+            self._queue.append((payload, size))
+        elif size < BULK:
+            if not self._transmit(payload, size):
+                self._queue = deque([(payload, size)])
+                self._wait()
+        else:
+            self._queue = deque([(payload, size)])
+            if self._loop.now < self._left_s:
+                self._pump_at(self._left_s)
+            else:
+                self._pump()
+
+    def _pump_at(self, when: float) -> None:
+        self._pumping = True
+        self._loop.call_at(when, self._pump, context=self._loop.kernel)
+
+    def _pump(self) -> None:
+        """Send from the queue until it is empty, the card is busy with a long message of ours, or the path is dark."""
+        self._pumping = False
+        while self._queue:
+            payload, size = self._queue[0]
+            rest = self._rest or size
+            last = rest <= SEGMENT
+            if self._off or self._broken:
+                break
+            if not self._transmit(payload if last else _PART, rest if last else SEGMENT):
+                self._wait()
+                return
+            if not last:
+                self._rest = rest - SEGMENT
+            elif self._queue:
+                self._queue.popleft()
+                self._rest = 0
+            if rest >= BULK and self._queue and self._left_s > self._loop.now:
+                self._pump_at(self._left_s)
+                return
+        self._queue = None
+
+    def _transmit(self, payload: Any, size: int) -> bool:
+        """Put one message on the path; False when nothing gets through there."""
+        network, other, path, loop = self._network, self._other, self._out, self._loop
+        if path.version != network.version:
+            path.update(network.effects, network.version)
         delay_s = 0.0
         if path.effects:
             if path.rejects:
                 for effect in path.rejects:
                     effect.hits += 1
                 self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset: the path rejects"))
-                return
+                return True
             if path.drops:
                 for effect in path.drops:
                     effect.hits += 1
-                self._stall((payload, size))
-                return
+                return False
             if network.chance(path, "reset"):
                 self._reset_other()
                 self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
-                return
+                return True
             rto_s = RTO_S
-            while network.chance(path, "loss") and rto_s < RTO_MAX_S:
+            while rto_s < RTO_MAX_S and network.chance(path, "loss"):
                 delay_s += rto_s
                 rto_s *= 2
         if not other._machine.powered:
-            self._stall((payload, size))
-            return
-        at = self._loop.now + delay_s + network.departure(path, size)
+            return False
+        at = loop.now + delay_s + network.departure(path, size)
+        if size >= BULK:
+            self._left_s = path.left_s
         if at < self._last_s:
             at = self._last_s
         self._last_s = at
         self._unacked += 1
-        self._loop.call_at(at, other._arrive, payload, size, context=other.context)
+        loop.call_at(at, other._arrive, payload, size, context=other.context)
+        return True
 
     def _fail(self, error: OSError) -> None:
         """The connection is broken on this side."""
         self._broken = True
-        if not self._lost and not self._closing:
+        self._queue = None
+        if not self._lost and not self._dead:
             self._closing = True
-            self._loop.call_soon(self._lose, error, context=self.context)
+            self._soon(self._lose, error)
 
     def _reset_other(self) -> None:
         """Send a reset; it travels like data, and is not sent again when lost."""
+        self._broken = True
         network, other = self._network, self._other
-        if other is None or other._dead:
+        if other._dead:
             return
         path = network.path(self._machine, other._machine)
         if not path.drops and not path.rejects:
             error = ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
             at = max(self._last_s, self._loop.now + network.departure(path, 0))
-            self._loop.call_at(at, other._was_reset, error, context=other.context)
+            self._loop.call_at(at, other._was_reset, error, context=self._loop.kernel)
 
     def _was_reset(self, error: OSError) -> None:
-        if self._process is not None and self._process.paused and self.context is not None:
-            self._process.arrive(Handle(self.context.run, self._was_reset, error))
-        else:
-            self._broken = self._closing = True
-            self._lose(error)
+        if not self._broken:
+            self._fail(error)
 
     # -- retransmission --------------------------------------------------------------------------------------
 
-    def _stall(self, item: tuple[Any, int]) -> None:
-        """The path or the peer does not answer: keep the message, and try again as TCP does."""
-        self._stalled.append(item)
-        self._wait()
-
     def _wait(self) -> None:
-        if self._rto_s == 0.0:
+        """The path or the peer does not answer: try again as TCP does."""
+        if self._rto_s == 0.0 and not self._off:
             self._rto_s, self._stall_began_s = RTO_S, self._loop.now
-            self._loop.call_later(self._rto_s, self._retry, context=self.context)
+            self._loop.call_later(self._rto_s, self._retry, context=self._loop.kernel)
 
     def _retry(self) -> None:
         other, network = self._other, self._network
-        assert other is not None
-        if self._dead or self._broken:
+        if self._off or self._broken:
             return
         out, back = network.path(self._machine, other._machine), network.path(other._machine, self._machine)
         silent = [*out.drops, *(back.drops if self._uncredited else ())]
@@ -261,7 +381,7 @@ class StreamTransport(asyncio.Transport):
                 self._fail(TimeoutError(errno.ETIMEDOUT, "connection timed out"))  # type: ignore[arg-type]
                 return
             self._rto_s = min(self._rto_s * 2, RTO_MAX_S)
-            self._loop.call_later(self._rto_s, self._retry, context=self.context)
+            self._loop.call_later(self._rto_s, self._retry, context=self._loop.kernel)
             return
         self._rto_s = 0.0
         if other._dead or out.rejects:
@@ -271,89 +391,112 @@ class StreamTransport(asyncio.Transport):
             return
         size, self._uncredited = self._uncredited, 0
         self._credit(size)
-        stalled, self._stalled = self._stalled, deque()
-        for payload, length in stalled:
-            self._push(payload, length)
+        if not self._pumping:
+            self._pump()
 
     # -- receiving -------------------------------------------------------------------------------------------
 
     def _arrive(self, payload: Any, size: int) -> None:
-        other = self._other
-        assert other is not None
         process = self._process
-        if process is not None and process.paused and self.context is not None:
+        if process is not None and process.paused:
             process.arrive(Handle(self.context.run, self._arrive, payload, size))
             return
-        other._unacked -= 1
-        if self._bulk:
+        self._other._unacked -= 1
+        if self._behind is not None:
             self._behind.append((payload, size))
-        elif size >= BULK_BYTES and self._queue_at_card(size):
-            self._behind.append((payload, size))
-            self._bulk += 1
+        elif size >= BULK and self._queue_at_card(size):
+            self._behind = deque([(payload, size)])
         else:
             self._receive(payload, size)
 
     def _queue_at_card(self, size: int) -> bool:
         """Whether a long message has to wait for this host's network card; books its time there."""
         nic, now = self._machine.nic, self._loop.now
-        assert self._other is not None
         if nic is self._other._machine.nic:
             return False
         free = max(nic.rx_free, now - size * nic.cost_s) + size * nic.cost_s
         nic.rx_free = free
-        if free <= now:
+        if free <= now + 1e-12:
             return False
         self._loop.call_at(free, self._card_done, context=self.context)
         return True
 
     def _card_done(self) -> None:
-        self._bulk = 0
-        while self._behind:
-            payload, size = self._behind.popleft()
-            self._receive(payload, size)
-            if self._behind and self._behind[0][1] >= BULK_BYTES and self._queue_at_card(self._behind[0][1]):
-                self._bulk = 1
+        behind = self._behind
+        assert behind is not None
+        self._receive(*behind.popleft())
+        while behind:
+            if behind[0][1] >= BULK and self._queue_at_card(behind[0][1]):
                 return
+            self._receive(*behind.popleft())
+        self._behind = None
 
     def _receive(self, payload: Any, size: int) -> None:
-        if self._lost or self._dead or self._closing:
-            if payload is not _EOF and self._other is not None:
-                self._reset_other()
+        if payload is _PART:
             return
-        self._received.append((payload, size))
-        if self._begun and self._reading:
-            self._flush()
+        if self._lost or self._dead or self._closing:
+            if payload is not _EOF and not self._broken:
+                self._reset_other()
+        elif self._begun and self._reading and not self._received:
+            self._deliver(payload, size)
+        else:
+            if self._received is _NOTHING:
+                self._received = deque()
+            self._received.append((payload, size))
 
     def _flush(self) -> None:
         received = self._received
         while received and self._reading and self._begun and not self._dead:
-            payload, size = received.popleft()
-            if payload is _EOF:
+            self._deliver(*received.popleft())
+            received = self._received
+
+    def _deliver(self, payload: Any, size: int) -> None:
+        try:
+            if type(payload) is bytes:
+                self._data_received(payload)  # type: ignore[misc]
+            elif payload is _EOF:
                 if not self.protocol.eof_received():
                     self.close()
-                continue
-            if type(payload) is bytes:
-                self.protocol.data_received(payload)
+                return
             else:
                 self.protocol.blob_received(payload)
-            self._acknowledge(size)
-
-    def _acknowledge(self, size: int) -> None:
-        other = self._other
-        assert other is not None
-        path = self._network.path(self._machine, other._machine)
-        if path.drops:
+        except (SystemExit, KeyboardInterrupt, Hang):
+            raise
+        except BaseException as error:
+            self._fatal(error)
+        if not size:
+            return
+        other, out, network = self._other, self._out, self._network
+        if out.version != network.version:
+            out.update(network.effects, network.version)
+        if out.drops:
             other._uncredited += size
             other._wait()
         else:
             other._credit(size)
 
+    def _fatal(self, error: BaseException) -> None:
+        """The protocol raised: report it, and close the connection, as asyncio does."""
+        context = {"message": "Fatal error: protocol.data_received() call failed.", "exception": error,
+                   "transport": self, "protocol": self.protocol}  # fmt: skip
+        if not self.is_closing():
+            self._close()
+            self._soon(self._lose, error)
+        self._loop.call_exception_handler(context)
+
     def _credit(self, size: int) -> None:
+        """The peer's protocol has read so much."""
         self._in_flight -= size
-        if self._paused_writing and self._in_flight <= self._low and not self._dead:
+        if self._paused_writing and self._in_flight - WINDOW <= self._low and not self._dead:
             self._paused_writing = False
-            if not self.is_closing():
-                self._loop.call_soon(self.protocol.resume_writing, context=self.context)
+            if self._closing:
+                self._soon(self._lose, None)
+            else:
+                self._soon(self._resume_writing)
+
+    def _resume_writing(self) -> None:
+        if not self._lost and not self._dead:
+            self.protocol.resume_writing()
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -361,19 +504,30 @@ class StreamTransport(asyncio.Transport):
         if self._lost or self._dead:
             return
         self._lost = True
+        self._received = _NOTHING
         if self._process is not None:
             self._process.transports.pop(self, None)
-        if self.protocol is not None:
-            self.protocol.connection_lost(error)
+        if self.server is not None:
+            self.server.detach(self)
+        protocol, self.protocol, self._data_received = self.protocol, None, None
+        if protocol is not None:
+            protocol.connection_lost(error)
 
     def cut(self, silent: bool) -> None:
         """The process is gone: no callback runs here any more. Its kernel says goodbye unless the power failed."""
         if self._dead:
             return
         other = self._other
-        if not silent and not self._eof_sent and not self._broken:
+        self._dead, self._off = True, silent
+        if silent:
+            self._queue = None
+        elif self._received and self._received[0][0] is not _EOF:
+            self._reset_other()
+        elif not self._eof_sent:
+            self._eof_sent = True
             self._push(_EOF, 0)
-        self._dead = True
-        if other is not None and not other._dead and (other._in_flight or other._unacked):
+        self.protocol = self._data_received = None
+        self._received = _NOTHING
+        if not other._dead and (other._in_flight or other._unacked):
             other._unacked = 0
             other._wait()

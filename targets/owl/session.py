@@ -1,0 +1,81 @@
+"""A peer's standing with its tracker: which one it has, the lease, and what to do when that one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from zebra.node import Node
+from zebra.rpc import Request, Rpc, RpcError, Unreachable
+from zebra.targets.owl.config import BACKOFF_S, RPC_S, RPC_TRIES, OwlConfig
+from zebra.targets.owl.messages import NotRegistered, Register, VersionMismatch
+from zebra.targets.owl.policies import weight
+
+R = TypeVar("R")
+
+
+class Session:
+    """Calls to whichever tracker the peer is registered with. `describe` makes the Register message of this moment."""
+
+    def __init__(self, node: Node[OwlConfig], rpc: Rpc, describe: Callable[[str], Register]) -> None:
+        self.node, self.rpc, self.describe = node, rpc, describe
+        self.tracker, self.version, self.ttl = "", 0, 0.0
+        self._before = ""
+        self._avoid: dict[str, None] = {}
+        self._joining = asyncio.Lock()
+
+    async def call(self, request: Request[R]) -> R:
+        """The tracker's answer, however many trackers that takes; callers bound the time."""
+        while True:
+            tracker = await self.join()
+            for _ in range(RPC_TRIES):
+                try:
+                    return await self.rpc.call(tracker, request, RPC_S)
+                except NotRegistered:
+                    self.lose(tracker, avoid=False)
+                    break
+                except Unreachable:
+                    await asyncio.sleep(BACKOFF_S)
+                except RpcError:
+                    pass
+                if self.tracker != tracker:
+                    break
+            else:
+                self.lose(tracker)
+
+    def lose(self, tracker: str, avoid: bool = True) -> None:
+        """Have this tracker no longer: the next call registers anew, with another one if this is to be avoided."""
+        if self.tracker == tracker and not self.node.variant("bug.no_reregister"):
+            self.tracker, self._before = "", tracker
+            if avoid:
+                self._avoid[tracker] = None
+                self.node.emit("owl.failover", tracker=tracker)
+
+    async def join(self) -> str:
+        """The tracker that the peer is registered with, after registering if there is none."""
+        async with self._joining:
+            while not self.tracker:
+                tracker = self.pick()
+                try:
+                    ack = await self.rpc.call(tracker, self.describe(self._before), RPC_S)
+                except VersionMismatch:
+                    raise
+                except RpcError:
+                    self._avoid[tracker] = None
+                    await asyncio.sleep(BACKOFF_S)
+                    continue
+                self._avoid.clear()
+                self.tracker, self.version, self.ttl = tracker, ack.version, ack.lease_ttl
+            return self.tracker
+
+    def pick(self) -> str:
+        """A tracker of our region, else any; those that did not answer only when nobody else is left."""
+        trackers = [t for t in self.node.peers("tracker") if t not in self._avoid]
+        if not trackers:
+            self._avoid.clear()
+            trackers = list(self.node.peers("tracker"))
+        near = [t for t in trackers if self.node.place_of(t).region == self.node.place.region] or trackers
+        if self.node.config.tracker.pick == "hash":
+            return max(near, key=lambda t: weight(self.node.name, t))
+        return self.node.random.choice(near)

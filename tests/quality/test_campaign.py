@@ -1,0 +1,97 @@
+"""Campaigns on a target whose right verdicts are known: the search, the accounting, the explanations."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zebra.campaign.campaign import Campaign
+from zebra.campaign.result import CampaignResult
+from zebra.campaign.trial import Trial, TrialResult
+from zebra.run import RunSpec, run
+
+_spec = importlib.util.spec_from_file_location("zebra_tests_depot", Path(__file__).with_name("depot.py"))
+assert _spec is not None and _spec.loader is not None
+depot: Any = importlib.util.module_from_spec(_spec)
+sys.modules["zebra_tests_depot"] = depot
+_spec.loader.exec_module(depot)
+
+
+class InProcess:
+    """Runs trials one after the other in this process, and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def map(self, trials: Sequence[Trial]) -> list[TrialResult]:
+        self.count += len(trials)
+        return [self._one(trial) for trial in trials]
+
+    def _one(self, trial: Trial) -> TrialResult:
+        outcome = run(depot.store_and_read, trial.spec, target=depot.TARGET, record_reads=trial.record_reads)
+        return TrialResult(
+            result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)), reads=tuple(sorted(outcome.reads)),
+            faults=outcome.faults,
+        )  # fmt: skip
+
+
+def campaign(seed: int, **options: Any) -> tuple[CampaignResult, InProcess]:
+    runner = InProcess()
+    spec = RunSpec(test="tests:store_and_read", target="depot")
+    made = Campaign(depot.TARGET, [spec], runner, seed=seed, describe=lambda spec: spec.test, **options)
+    return made.run(), runner
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_verdicts_are_the_right_ones_for_every_seed(seed: int) -> None:
+    result, _ = campaign(seed)
+    found = {p.name.removeprefix("depot."): p for p in result.parameters}
+    assert {name: p.verdict for name, p in found.items()} == {
+        "digest": "unsafe", "limit": "unsafe", "salt": "unsafe", "retries": "safe", "cache": "safe", "label": "safe",
+        "pause": "safe", "broken": "invalid", "unread": "untested",
+    }  # fmt: skip
+    assert "invalid for everyone: 0" in found["retries"].note
+    assert found["salt"].requires == ["depot.digest=crc"]
+    assert found["digest"].requires == []
+    assert found["digest"].direction == "both"
+    holder, _, rest = found["limit"].direction.partition(">")
+    assert set(holder.split("+")) <= {"client", "server", "server-1", "server-2"} and rest
+    assert found["limit"].values == (["50", "100"] if holder.startswith("server") else ["100", "50"])
+    assert found["digest"].roles == ["client", "server"]
+
+
+def test_every_execution_is_counted_once_and_under_one_purpose() -> None:
+    result, runner = campaign(0)
+    trials = result.trials
+    assert trials.total == runner.count
+    assert trials.total == trials.prerun + trials.pooled + trials.control + trials.confirm + trials.requires
+    assert result.trials.prerun == 1
+
+
+def test_pooling_needs_fewer_runs_than_the_two_baselines() -> None:
+    result, _ = campaign(0)
+    assert result.trials.pooled < result.baselines.one_by_one
+    assert result.bound_bits > 0
+
+
+def test_only_the_parameters_asked_for_are_decided() -> None:
+    result, _ = campaign(0, params="depot.d*")
+    assert [p.name for p in result.parameters] == ["depot.digest"]
+
+
+def test_accepted_parameters_are_no_problem_and_stale_acceptance_is() -> None:
+    result, _ = campaign(0, accepted=["depot.digest", "depot.cache"])
+    problems = result.problems()
+    assert not any("depot.digest" in problem for problem in problems)
+    assert "accepted as unsafe but safe: depot.cache" in problems
+    assert "unsafe and not accepted: depot.limit" in problems
+
+
+def test_one_campaign_seed_gives_one_course() -> None:
+    first, second = campaign(5)[0], campaign(5)[0]
+    assert first == second

@@ -1,0 +1,88 @@
+"""The `zebra` command: lists, doctor, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zebra.cli import KINDS, main
+
+
+def zebra(*arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_list_is_an_array_of_objects_with_a_name(kind: str) -> None:
+    code, out, _ = zebra("list", kind, "--json")
+    rows = json.loads(out)
+    assert code == 0 and rows and all(row["name"] for row in rows)
+    assert all(row["about"] for row in rows), [row["name"] for row in rows if not row["about"]]
+    code, out, _ = zebra("list", kind)
+    assert code == 0 and all(row["name"] in out for row in rows)
+
+
+def test_the_lists_hold_what_this_release_promises() -> None:
+    names = {kind: {row["name"] for row in json.loads(zebra("list", kind, "--json")[1])} for kind in KINDS}
+    assert names["faults"] >= {
+        "host.crash", "host.stop", "host.restart", "host.pause", "network.partition", "network.latency", "network.bandwidth", "network.loss",
+        "network.duplicate", "network.reset", "disk.lose_unsynced", "clock.offset",
+    }  # fmt: skip
+    assert "owl" in names["targets"] and "sim" in names["substrates"]
+    assert {"owl.tracker", "owl.peer", "owl.superpeer", "owl.store", "owl.client"} <= names["roles"]
+    assert "owl.checksum.algorithm" in names["params"]
+    assert {"table", "junit", "json", "html"} <= names["reporters"]
+
+
+def test_doctor_says_what_each_substrate_offers() -> None:
+    code, out, _ = zebra("doctor", "--json")
+    about = json.loads(out)
+    assert code == 0
+    sim = next(row for row in about["substrates"] if row["name"] == "sim")
+    assert sim["available"] and set(sim["capabilities"].values()) == {"yes"}
+    assert "sim" in zebra("doctor")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "required"),
+        (("list",), "required"),
+        (("list", "everything"), "invalid choice: 'everything'"),
+        (("campaign", "owll"), "'owll' is neither a target"),
+        (("campaign", "owl", "--params", "nothing"), "no parameter of owl matches 'nothing'"),
+        (("campaign", "owl", "--accept", "/nowhere"), "cannot read /nowhere"),
+        (("campaign", "owl", "--seed", "one"), "--seed: 'one' is not a whole number"),
+        (("campaign", "owl", "--workers", "many"), "--workers: 'many' is not a whole number"),
+        (("campaign", "owl", "--substrate", "moon"), "substrate 'moon' is unknown"),
+        (("replay", "zebra1.AAAA"), "damaged or cut short"),
+        (("replay", "zebra0.AAAAAAAAAAAAA"), "version zebra0 is unknown"),
+        (("replay", "no-such-file"), "neither a token"),
+        (("report", "/nowhere"), "no report here"),
+        (("frobnicate",), "invalid choice"),
+        (("list", "faults", "--yaml"), "unrecognized arguments: --yaml"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_code_2(arguments: Sequence[str], message: str) -> None:
+    code, out, err = zebra(*arguments)
+    assert code == 2, err
+    assert out == "" and err.count("\n") == 1 and err.startswith("zebra: ") and message in err
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=60), st.text("zebra1.=-_ABCabc0189", max_size=80).map(lambda text: "zebra1." + text)))
+def test_no_text_makes_replay_show_a_traceback(text: str) -> None:
+    code, _, err = zebra("replay", "--", text)
+    assert code == 2 and "Traceback" not in err and err.count("\n") == 1

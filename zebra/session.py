@@ -1,0 +1,398 @@
+"""What a pytest session does once it has a test marked `zebra`: the other half of `zebra.plugin`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import inspect
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import pytest
+from _pytest.runner import runtestprotocol
+
+from zebra.campaign.campaign import Campaign
+from zebra.campaign.progress import Progress
+from zebra.campaign.result import CampaignResult
+from zebra.campaign.server import TrialServer
+from zebra.campaign.trial import Trial, TrialResult
+from zebra.errors import ConfigError, ZebraError
+from zebra.events import History
+from zebra.injection.schedule import Schedule
+from zebra.invariant import find
+from zebra.params import validate
+from zebra.params.assignment import parse as parse_assignment
+from zebra.registry import load, members
+from zebra.report import CAMPAIGN, HISTORY, Report
+from zebra.run import Outcome, RunSpec, decode_token, find_substrate, run
+from zebra.target import Target, find_target
+from zebra.topology import Topology
+from zebra.units import seconds
+
+MARKER_WORDS = ("topology", "assignment", "schedule", "invariants", "substrates", "variant", "timeout")
+TRIAL_WALL_S = 120.0
+"""Wall time after which a campaign's trial is killed and counts as hang."""
+
+
+def test_id(item: pytest.Item) -> str:
+    """The name of a test that its seed and its tokens use; one shipped in a package goes by its module, from anywhere."""
+    module = getattr(getattr(item, "module", None), "__name__", "")
+    return f"{module}::{item.nodeid.partition('::')[2]}" if module.startswith("zebra.") else item.nodeid
+
+
+class Session:
+    """The zebra side of one pytest session; raises pytest.UsageError for bad input."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.tests: dict[str, pytest.Function] = {}
+        self.specs: dict[str, RunSpec] = {}
+        self.targets: dict[str, Target] = {}
+        self.asked: dict[str, list[Any]] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.result: CampaignResult | None = None
+        self._order: dict[str, int] = {}
+        self._trial: Trial | None = None
+        self._lock: IO[str] | None = None
+        self._texts: list[str] = []
+        try:
+            self.seed = self._seed(self.option("seed"))
+            self.replay = self._replay(config.getoption("--zebra-replay"))
+            self.substrate = self.option("substrate")
+            find_substrate(self.substrate)
+        except ConfigError as error:
+            raise pytest.UsageError(f"zebra: {error}") from None
+
+    def option(self, name: str) -> str:
+        """An option from the command line, or its ini twin."""
+        given = self.config.getoption(f"--zebra-{name}")
+        return str(self.config.getini(f"zebra_{name}") if given is None else given)
+
+    @property
+    def campaigning(self) -> bool:
+        return bool(self.config.getoption("--zebra-campaign"))
+
+    @property
+    def worker(self) -> str:
+        """The name of the xdist worker that this is, or ""."""
+        return os.environ.get("PYTEST_XDIST_WORKER", "")
+
+    def _seed(self, text: str) -> int:
+        if text == "random":
+            seed = secrets.randbits(32)
+            self._texts.append(f"zebra seed: {seed} (drawn, since --zebra-seed=random)")
+            return seed
+        if not text.removeprefix("-").isdecimal():
+            raise ConfigError(f"--zebra-seed: {text!r} is not a whole number or `random`")
+        return int(text)
+
+    def _replay(self, text: str | None) -> RunSpec | None:
+        if text is None:
+            return None
+        spec, same_code = decode_token(read_token(text))
+        if not same_code:
+            self._texts.append("zebra: this token was made by other code, so the run may differ")
+        return spec
+
+    # -- collection ------------------------------------------------------------------------------------------
+
+    def collected(self, items: list[pytest.Item], marked: Sequence[pytest.Item]) -> None:
+        """Check every marked test and, for a campaign or a replay, leave only what takes part."""
+        try:
+            for number, item in enumerate(marked):
+                self._take(item, number)
+            if self.replay is not None:
+                self._keep_only(items, [self._replayed(self.replay)])
+            elif self.campaigning:
+                self._check_campaign()
+                self._keep_only(items, list(self.tests.values()))
+        except (ZebraError, ValueError) as error:
+            raise pytest.UsageError(f"zebra: {error}") from None
+
+    def _keep_only(self, items: list[pytest.Item], kept: Sequence[pytest.Item]) -> None:
+        others = [item for item in items if item not in kept]
+        if others:
+            self.config.hook.pytest_deselected(items=others)
+        items[:] = kept
+
+    def _replayed(self, spec: RunSpec) -> pytest.Item:
+        if spec.test not in self.tests:
+            raise ConfigError(f"--zebra-replay: the token is of {spec.test!r}, which was not collected here")
+        return self.tests[spec.test]
+
+    def _take(self, item: pytest.Item, number: int) -> None:
+        name = test_id(item)
+        if hasattr(getattr(item, "obj", None), "hypothesis"):
+            raise ConfigError(f"{name}: @given and the marker zebra do not mix, write a plain test that calls zebra.run(scenario, spec)")
+        if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
+            raise ConfigError(f"{name}: a test marked zebra is an `async def` function with a parameter `cluster`")
+        self.tests[name], self._order[name] = item, number
+        self.specs[name] = self._spec(name, item)
+
+    def _spec(self, name: str, item: pytest.Item) -> RunSpec:
+        marker = item.get_closest_marker("zebra")
+        assert marker is not None
+        if len(marker.args) != 1:
+            raise ConfigError(f"{name}: the marker zebra takes one target, as in @pytest.mark.zebra('owl', peer=4)")
+        found = marker.args[0]
+        target = found if isinstance(found, Target) else find_target(str(found))
+        try:
+            words = {word: value for word, value in marker.kwargs.items() if word in MARKER_WORDS}
+            counts = {word: value for word, value in marker.kwargs.items() if word not in MARKER_WORDS}
+            for role, count in counts.items():
+                target.check_role(role)
+                if not isinstance(count, int) or isinstance(count, bool):
+                    raise ConfigError(f"{role}={count!r} is not a number of nodes")
+            spec = spec_from_words(name, target, words, counts, self.substrate, own_seed(self.seed, name), self.option("timeout"))
+            self.asked[name] = [find(i) if isinstance(i, str) else i for i in words.get("invariants", ())]
+            self.asked[name] += [find(i) for i in self.config.getini("zebra_invariants")]
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        only = words.get("substrates", (self.substrate,))
+        if self.substrate not in only:
+            item.add_marker(pytest.mark.skip(reason=f"only on {', '.join(only)}, this is {self.substrate}"))
+        self.targets[name] = target
+        return spec if self.replay is None or self.replay.test != name else self.replay
+
+    # -- one test --------------------------------------------------------------------------------------------
+
+    def call(self, item: pytest.Function) -> None:
+        """Run a marked test: the whole run, liveness and final checks included, is pytest's call phase."""
+        name = test_id(item)
+        names = item._fixtureinfo.argnames
+        arguments = {argument: item.funcargs[argument] for argument in names}
+        if "cluster" not in names:
+            raise pytest.UsageError(f"zebra: {name}: a test marked zebra has a parameter `cluster`")
+        function: Callable[..., Any] = item.obj
+
+        async def scenario(cluster: Any) -> None:
+            await function(**{**arguments, "cluster": cluster})
+
+        trial = self._trial
+        spec = self.specs[name] if trial is None else trial.spec
+        outcome = run(
+            scenario, spec, target=self.targets[name], invariants=self.asked[name], history=self._history(name),
+            record_reads=trial is not None and trial.record_reads, report=None if trial else self.directory,
+        )  # fmt: skip
+        self.outcomes[name] = outcome
+        outcome.raise_failure()
+
+    @cached_property
+    def directory(self) -> Path:
+        """The report directory, empty of former results, locked while this session lasts."""
+        directory = Path(self.option("report"))
+        directory.mkdir(parents=True, exist_ok=True)
+        if not self.worker:
+            self._lock = open(directory / ".lock", "w")  # noqa: SIM115
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise pytest.UsageError(f"zebra: {directory} is in use by another session, give --zebra-report") from None
+            for old in (HISTORY, CAMPAIGN, "junit.xml", "index.html"):
+                (directory / old).unlink(missing_ok=True)
+            for folder in ("replays", "trials"):
+                shutil.rmtree(directory / folder, ignore_errors=True)
+        return directory
+
+    def _history(self, name: str) -> History:
+        if self._trial is not None:
+            return History(Path(self._trial.history)) if self._trial.history else History()
+        if self.worker:
+            parts = self.directory / "parts"
+            parts.mkdir(exist_ok=True)
+            return History(parts / f"{self._order[name]:06d}.jsonl")
+        return History(self.directory / HISTORY)
+
+    def annotate(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Say in a failed test's report what broke, what was on at the time, and how to run it again."""
+        outcome = self.outcomes.get(test_id(item))
+        if outcome is None or outcome.result == "pass" or not report.failed:
+            return
+        report.zebra_result = outcome.result  # type: ignore[attr-defined]
+        text = outcome.explain()
+        if outcome.violation is not None or outcome.result in ("hang", "inconclusive", "infrastructure"):
+            report.longrepr = text
+        else:
+            report.sections.append(("zebra", text))
+
+    # -- campaign --------------------------------------------------------------------------------------------
+
+    def _check_campaign(self) -> None:
+        names = sorted({target.name for target in self.targets.values()})
+        if len(names) > 1:
+            raise ConfigError(f"a campaign decides one target, these tests use {', '.join(names)}: name the tests of one")
+        if not names:
+            raise ConfigError("--zebra-campaign: no test marked zebra was collected")
+        if not self.option("workers").isdecimal() or not 1 <= int(self.option("workers")) <= 512:
+            raise ConfigError(f"--zebra-workers: {self.option('workers')!r} is not a number from 1 to 512")
+
+    def campaign(self, session: pytest.Session) -> bool:
+        """Run the campaign in place of the tests."""
+        target = next(iter(self.targets.values()))
+        directory = self.directory
+        try:
+            accepted = read_accepted(self.option("accept"), target)
+        except ConfigError as error:
+            raise pytest.UsageError(f"zebra: {error}") from None
+        base = self._base_directory()
+        server = TrialServer(lambda trial: self._run_trial(trial, base), workers=int(self.option("workers")), trial_s=TRIAL_WALL_S)
+        (directory / "trials").mkdir(exist_ok=True)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        try:
+            with Progress(target.name, quiet=reporter is None or reporter.verbosity < 0) as progress:
+                campaign = Campaign(
+                    target, list(self.specs.values()), server, seed=self.seed, params=self.option("params"), accepted=accepted,
+                    progress=progress, keep=lambda number: str(directory / "trials" / f"{number:06d}.jsonl"),
+                    describe=lambda spec: spec.command(directory).removeprefix("zebra replay "),
+                )  # fmt: skip
+                self.result = campaign.run()
+        except ConfigError as error:
+            raise pytest.UsageError(f"zebra: {error}") from None
+        finally:
+            server.close()
+        with open(directory / HISTORY, "wb") as history:
+            for file in campaign.evidence:
+                history.write(Path(file).read_bytes())
+        shutil.rmtree(directory / "trials")
+        self.result.save(directory / CAMPAIGN)
+        session.testscollected = len(self.tests)
+        session.testsfailed = len(self.result.problems())
+        return True
+
+    def _base_directory(self) -> Path | None:
+        factory = getattr(self.config, "_tmp_path_factory", None)
+        return None if factory is None else factory.getbasetemp()
+
+    def _run_trial(self, trial: Trial, base: Path | None) -> TrialResult:
+        """In a forked process: pytest's whole protocol for one test under the trial's spec."""
+        item = self.tests[trial.spec.test]
+        self._trial = trial
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if capture is not None:  # the parent's capture file is shared by all trials
+            capture.stop_global_capturing()
+            capture.start_global_capturing()
+        if base is not None:
+            own = base / f"trial-{os.getpid()}"
+            own.mkdir()
+            self.config._tmp_path_factory._basetemp = own  # type: ignore[attr-defined]
+        reports = runtestprotocol(item, log=False, nextitem=None)
+        outcome = self.outcomes.get(trial.spec.test)
+        if outcome is None:
+            failed = next((report for report in reports if report.failed), None)
+            why = str(failed.longrepr).strip().splitlines()[-1] if failed is not None else "the test did not run"
+            return TrialResult(result="infrastructure", message=why)
+        return TrialResult(
+            result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)), wall_s=outcome.wall_s,
+            violation="" if outcome.violation is None else outcome.violation.invariant, faults=outcome.faults,
+            reads=tuple(sorted(outcome.reads)),
+        )  # fmt: skip
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def summary(self, terminal: Any) -> None:
+        """Join what workers wrote, write the reports, and show what a person should know."""
+        if self.worker:
+            return
+        self._join_parts()
+        for text in self._texts:
+            terminal.write_line(text)
+        for result in ("inconclusive", "infrastructure"):
+            for report in terminal.stats.get(result, []):
+                terminal.write_sep("_", report.nodeid)
+                terminal.write_line(str(report.longrepr))
+        unknown = {name for outcome in self.outcomes.values() for name in outcome.unknown}
+        unknown -= {name for outcome in self.outcomes.values() for name in outcome.exercised}
+        if unknown:
+            terminal.write_line(f"zebra: no run exercised {', '.join(sorted(unknown))}")
+        if "directory" not in self.__dict__ or not any((self.directory / name).exists() for name in (HISTORY, CAMPAIGN)):
+            return
+        terminal.write_sep("=", "zebra")
+        for text in write_reports(Report.load(self.directory), verbose=self.result is not None):
+            terminal.write_line(text)
+        if self.result is not None:
+            for problem in self.result.problems():
+                terminal.write_line(problem)
+        terminal.write_line(f"report: {self.directory}/index.html")
+
+    def _join_parts(self) -> None:
+        if getattr(self.config.option, "numprocesses", None) is None or self.campaigning:
+            return
+        parts = Path(self.option("report")) / "parts"
+        if parts.exists():
+            with open(self.directory / HISTORY, "wb") as joined:
+                for part in sorted(parts.iterdir()):
+                    joined.write(part.read_bytes())
+            shutil.rmtree(parts)
+
+    def close(self) -> None:
+        """Let go of the report directory."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def own_seed(seed: int, test: str) -> int:
+    """A test's own seed: from the session's seed and the test's name, never from `hash()`."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{test}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts: Mapping[str, int], substrate: str, seed: int,
+                    timeout: str) -> RunSpec:  # fmt: skip
+    """The RunSpec that a marker describes; raises ConfigError."""
+    given = words.get("topology", target.topology)
+    topology = given if isinstance(given, Topology) else Topology.parse(given, "topology")
+    topology = target.full_topology(topology.with_counts(counts))
+    Topology.parse(msgspec.to_builtins(topology), "topology")
+    assignment = parse_assignment(words.get("assignment", {}))
+    validate(assignment, target.space, topology.places())
+    return RunSpec(
+        test=test, target=target.name, substrate=substrate, topology=topology, assignment=assignment,
+        schedule=Schedule.parse(words.get("schedule", ())), seed=seed, variant=target.check_variant(words.get("variant", "")),
+        timeout_s=seconds(timeout or words.get("timeout", 600.0), "timeout"),
+    )  # fmt: skip
+
+
+def read_token(text: str) -> str:
+    """The token itself, or the content of the file whose path stands in its place. Raises ConfigError."""
+    if re.match(r"zebra[0-9]*\.", text):
+        return text
+    path = Path(text)
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        raise ConfigError(f"token {text[:40]!r}: neither a token (zebra1.…) nor a file with one") from None
+
+
+def read_accepted(path: str, target: Target) -> list[str]:
+    """The parameters in an accept file, or in the target's own list; raises ConfigError that names file and line."""
+    file = Path(path) if path else target.accepted
+    if file is None:
+        return []
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--zebra-accept: cannot read {file}: {error}") from None
+    names = []
+    for number, line in enumerate(lines, 1):
+        name = line.partition("#")[0].strip()
+        if name:
+            if name not in list(target.space):
+                raise ConfigError(f"{file}:{number}: {target.name} has no parameter {name!r}, expected one a line, # begins a comment")
+            names.append(name)
+    return names
+
+
+def write_reports(report: Report, verbose: bool) -> list[str]:
+    """Let every reporter present a report; their texts for the terminal (the files only, unless `verbose`)."""
+    texts = []
+    for name in members("reporters"):
+        text = getattr(load("reporters", name), name)(report)
+        if text and verbose:
+            texts.append(text)
+    return texts
