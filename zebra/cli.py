@@ -220,7 +220,8 @@ def _pytest(arguments: Sequence[str]) -> int:
 
     interrupts = Interrupts()
     plugin = [] if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD") is None else ["-p", "zebra"]
-    code = pytest.main(["--no-header", "-p", "no:cacheprovider", *plugin, *arguments], plugins=[interrupts])
+    quiet = ["--no-header", "-p", "no:cacheprovider", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    code = pytest.main([*quiet, *plugin, *arguments], plugins=[interrupts])
     if interrupts.seen:
         return ExitCode.INTERRUPTED
     return {0: ExitCode.OK, 1: ExitCode.VIOLATION, 3: ExitCode.INTERNAL}.get(int(code), ExitCode.USAGE)

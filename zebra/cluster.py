@@ -26,7 +26,7 @@ class ClientProxy:
     """A client's methods, run on the client's own node: `await cluster.client.publish(size="8MiB")`."""
 
     def __init__(self, running: Running, name: str) -> None:
-        self._running, self.name, self.incarnation = running, name, 1
+        self._running, self.name, self.incarnation = running, name, 0  # the node's own operations count from 1000 on
 
     def emit(self, kind: str, /, **fields: Any) -> None:
         """Record an event of the workload, as the client's."""
@@ -119,7 +119,7 @@ class Cluster:
 
     async def follow(self, schedule: Schedule) -> None:
         """Carry out a schedule to its end; its times count from now."""
-        await self._injector.follow(schedule)
+        await self._injector.follow(schedule, self.now)
 
     async def configure(self, node: str, values: Mapping[str, Any], how: Literal["restart", "reload"] = "restart") -> None:
         """Give a node other values of some parameters, by a planned restart or its role's `reload`."""

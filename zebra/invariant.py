@@ -108,7 +108,7 @@ _EVERY_RUN = frozenset({"clock", "run"})
 class _Checked:
     """The wrapper that validates one invariant: it names the guilty member when that breaks its contract."""
 
-    __slots__ = ("check_inner", "idle", "inner", "name", "recent", "seen")
+    __slots__ = ("by_absence", "check_inner", "idle", "inner", "name", "recent", "seen")
 
     def __init__(self, factory: Any) -> None:
         self.name, kinds = describe(factory)
@@ -116,12 +116,13 @@ class _Checked:
         try:
             self.inner: Any = factory()
         except Exception as error:
-            raise PluginError(f"invariant {self.name} cannot be made: {type(error).__name__}: {error}", self.name) from error
+            raise self._guilty(f"cannot be made: {type(error).__name__}: {error}") from error
         if not callable(getattr(self.inner, "check", None)):
-            raise PluginError(f"invariant {self.name}: what its factory made has no method check(self, event)", self.name)
+            raise self._guilty("its factory made something without a method check(self, event)")
         self.check_inner: Callable[[Event], Any] = self.inner.check
         self.recent: deque[Event] = deque(maxlen=EVIDENCE)
         self.seen = 0
+        self.by_absence = bool(getattr(factory, "zebra_by_absence", False))
 
     def check(self, event: Event) -> Violation | None:
         if event.kind not in self.idle:
@@ -130,7 +131,7 @@ class _Checked:
         try:
             found = self.check_inner(event)
         except Exception as error:
-            raise PluginError(f"invariant {self.name} raised {type(error).__name__}: {error} at {event!r}", self.name) from error
+            raise self._guilty(f"raised {type(error).__name__}: {error} at {event!r}") from error
         return None if found is None else self.violation(found, event.t)
 
     def end(self, now_s: float) -> Violation | None:
@@ -138,7 +139,7 @@ class _Checked:
         try:
             found = None if end is None else end(now_s)
         except Exception as error:
-            raise PluginError(f"invariant {self.name} raised {type(error).__name__} at its end: {error}", self.name) from error
+            raise self._guilty(f"raised {type(error).__name__} at its end: {error}") from error
         return None if found is None else self.violation(found, now_s)
 
     def violation(self, found: Any, t: float) -> Violation:
@@ -146,14 +147,21 @@ class _Checked:
             return Violation(found, tuple(self.recent), self.name, t)
         if isinstance(found, Violation):
             return Violation(found.message, found.events or tuple(self.recent), found.invariant or self.name, t)
-        raise PluginError(f"invariant {self.name}: check returned {type(found).__name__}, not str, Violation or None", self.name)
+        raise self._guilty(f"check returned {type(found).__name__}, not str, Violation or None")
+
+    def _guilty(self, what: str) -> PluginError:
+        return PluginError(f"invariant {self.name}: {what}", self.name)
 
 
 class Checks:
-    """All invariants of one run. `feed` is a listener of the event log; the first violation is kept and announced."""
+    """All invariants of one run. `feed` is a listener of the event log; the first violation is kept and announced.
+
+    An invariant that breaks its contract is a violation too, and `error` is the PluginError that says so.
+    """
 
     def __init__(self, factories: Iterable[Any], announce: Callable[[Violation], None] | None = None) -> None:
         self.violation: Violation | None = None
+        self.error: PluginError | None = None
         self._announce = announce
         self._all = [_Checked(factory) for factory in factories]
         self._by_kind: dict[str, list[_Checked]] = defaultdict(list)
@@ -176,15 +184,29 @@ class Checks:
             checks = self._by_kind[event.kind] + [c for prefix, c in self._prefixes if event.kind.startswith(prefix)]
             self._known[event.kind] = checks
         for checked in checks:
-            found = checked.check(event)
+            try:
+                found = checked.check(event)
+            except PluginError as error:
+                found = self._guilty(checked, error, event.t)
             if found is not None:
                 self._found(found)
 
     def end(self, now_s: float) -> None:
         """Let invariants judge what never came."""
         for checked in self._all:
-            if self.violation is None and (found := checked.end(now_s)) is not None:
+            if self.violation is not None:
+                break
+            try:
+                found = checked.end(now_s)
+            except PluginError as error:
+                found = self._guilty(checked, error, now_s)
+            if found is not None:
                 self._found(found)
+
+    def _guilty(self, checked: _Checked, error: PluginError, t: float) -> Violation:
+        """What an invariant that broke its contract comes to: wherever the event was emitted, the run cannot pass."""
+        self.error = self.error or error
+        return checked.violation(str(error), t)
 
     def _found(self, violation: Violation) -> None:
         if self.violation is None:
@@ -194,12 +216,15 @@ class Checks:
 
     def exercised(self) -> tuple[list[str], list[str]]:
         """The names of the invariants that saw at least one event, and of those that saw none (unknown)."""
-        seen = sorted(c.name for c in self._all if c.seen)
-        return seen, sorted(c.name for c in self._all if not c.seen)
+        seen = sorted(c.name for c in self._all if c.seen or c.by_absence)
+        return seen, sorted(c.name for c in self._all if not (c.seen or c.by_absence))
 
 
 def check_history(events: Iterable[Event], factories: Iterable[Any]) -> Violation | None:
-    """The first violation in a finished history, or None: what `zebra report` does with stored runs."""
+    """The first violation in a finished history, or None: what `zebra report` does with stored runs.
+
+    Raises PluginError for an invariant that breaks its contract.
+    """
     checks, now_s, second = Checks(list(factories)), 0.0, 1
     for event in events:
         while checks.wants_clock and event.t >= second and checks.violation is None:
@@ -209,8 +234,10 @@ def check_history(events: Iterable[Event], factories: Iterable[Any]) -> Violatio
             checks.feed(event)
         now_s = event.t
         if checks.violation is not None:
-            return checks.violation
+            break
     checks.end(now_s)
+    if checks.error is not None:
+        raise checks.error
     return checks.violation
 
 
@@ -235,8 +262,10 @@ def always(name: str, on: str | Iterable[str], holds: Callable[[Event], bool]) -
 
 
 def never(name: str, on: str | Iterable[str], happens: Callable[[Event], bool] = lambda _: True) -> Factory:
-    """No event of these kinds satisfies the predicate."""
-    return always(name, on, lambda event: not happens(event))
+    """No event of these kinds satisfies the predicate. It holds, and is not unknown, when none ever comes."""
+    factory = always(name, on, lambda event: not happens(event))
+    factory.zebra_by_absence = True  # type: ignore[attr-defined]
+    return factory
 
 
 def eventually(name: str, on: str, within: float, holds: Callable[[Event], bool] = lambda _: True) -> Factory:
@@ -245,7 +274,8 @@ def eventually(name: str, on: str, within: float, holds: Callable[[Event], bool]
 
 
 def leads_to(name: str, first: str, then_kind: str, within: float, *, key: Callable[[Event], Any] = lambda _: None,
-             when: Callable[[Event], bool] = lambda _: True, then: Callable[[Event], bool] = lambda _: True) -> Factory:  # fmt: skip
+             when: Callable[[Event], bool] = lambda _: True,
+             then: Callable[[Event], bool] = lambda _: True) -> Factory:  # fmt: skip
     """Each event `first` (with `when`) is followed within so many seconds by one of `then_kind` with the same `key`.
 
     What is still in time when the run ends is no violation. One event of `then_kind` answers all before it.
@@ -275,7 +305,8 @@ def leads_to(name: str, first: str, then_kind: str, within: float, *, key: Calla
     return _register(name, (first, then_kind, "clock"), LeadsTo)
 
 
-def at_most_one(name: str, on: str, per: Callable[[Event], Any], who: Callable[[Event], Any] = lambda event: event.node) -> Factory:
+def at_most_one(name: str, on: str, per: Callable[[Event], Any],
+                who: Callable[[Event], Any] = lambda event: event.node) -> Factory:  # fmt: skip
     """For each value of `per` the events of this kind name one single `who`."""
 
     class AtMostOne:

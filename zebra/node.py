@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from zebra.blob import Blob
 from zebra.topology import Place
 from zebra.workload import Op
-
-if TYPE_CHECKING:
-    from zebra.blob import Blob
 
 C = TypeVar("C")
 
@@ -47,10 +45,11 @@ class Node(Generic[C]):
 
     def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
                  emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place], variants: frozenset[str],
-                 is_up: Callable[[str], bool]) -> None:  # fmt: skip
+                 is_up: Callable[[str], bool], real_bytes: bool = False) -> None:  # fmt: skip
         self.place, self.config, self.incarnation, self.random, self.clock, self.disk = place, config, incarnation, random, clock, disk
         self.name, self.role = place.node, place.role
         self.emit, self._ready, self._places, self._variants, self._is_up = emit, ready, places, variants, is_up
+        self._real_bytes = real_bytes
 
     def peers(self, role: str) -> tuple[str, ...]:
         """The names of the other nodes of a role, up or not, in order."""
@@ -71,6 +70,10 @@ class Node(Generic[C]):
     def variant(self, name: str) -> bool:
         """Whether this run has the named variant: a planted bug, or a form that makes a parameter safe."""
         return name in self._variants
+
+    def blob(self, seed: int, length: int) -> Blob:
+        """Content of `length` bytes drawn from a seed: real bytes on real substrates, a rope that costs nothing on sim."""
+        return Blob.random(seed, length, materialise=self._real_bytes)
 
     def op(self, kind: str, **fields: Any) -> Op:
         """Record an operation of this client: `async with node.op("write", key=k, value=v):` (see `zebra.workload`)."""

@@ -21,6 +21,7 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import inf
 from struct import Struct as Packing
 from typing import Any, Generic, NamedTuple, TypeVar, Union
 
@@ -73,8 +74,15 @@ class Wire:
 
     def __init__(self, *messages: type[Message], port: int, errors: tuple[type[RpcError], ...] = ()) -> None:
         self.port, self.errors = port, {error.__name__: error for error in errors}
-        body: Any = Union[(*messages, None)]  # noqa: UP007
-        fields: list[Any] = [("kind", int), ("id", int), ("body", body, None), ("deadline_s", float, 0.0), ("text", str, ""), ("inc", int, 0)]
+        body: Any = Union[(*messages, None)]
+        fields: list[Any] = [
+            ("kind", int),
+            ("id", int),
+            ("body", body, None),
+            ("deadline_s", float, 0.0),
+            ("text", str, ""),
+            ("inc", int, 0),
+        ]
         self.frame: Any = msgspec.defstruct("Frame", fields, array_like=True, frozen=True)
         self._sent: list[Blob] = []
         self._got: deque[Blob] = deque()
@@ -104,7 +112,9 @@ class Wire:
         return _PREFIX.pack(len(data), len(blobs)) + lengths + data, blobs
 
     def unpack(self, data: Any, blobs: list[Blob]) -> Any:
-        """The frame of some bytes; raises msgspec.DecodeError when they are not one."""
+        """The frame of some bytes; raises msgspec.DecodeError or IndexError when they are not one."""
+        if not blobs:
+            return self._decode(data)
         self._got.extend(blobs)
         try:
             return self._decode(data)
@@ -127,6 +137,8 @@ class _Connection(asyncio.Protocol):
         self._blobs: list[Blob] = []
         self._clear: asyncio.Future[None] | None = None
         self.open = self.retired = False
+        self._look_s = inf
+        self._timer: asyncio.TimerHandle | None = None  # it looks for late calls
 
     # -- asyncio ---------------------------------------------------------------------------------------------
 
@@ -138,6 +150,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.open = False
         self.rpc.forget(self)
+        if self._timer is not None:
+            self._timer.cancel()
         for waiting in list(self.pending.values()):
             waiting.fail(Unreachable(f"{self.caller.name}: connection lost ({error or 'closed'})"))
         self.pending.clear()
@@ -161,6 +175,11 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard += 1
         buffer: Any = data
+        if not self._buffer and self._head is None and len(data) >= 8:
+            size, count = _PREFIX.unpack_from(data)
+            if not count and len(data) == 8 + size:  # the usual case: one whole frame, no blobs
+                self._frame(data[8:], [])
+                return
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._wanted:
@@ -249,18 +268,39 @@ class _Connection(asyncio.Protocol):
             task = self.serving.get(frame.id)
             if task is not None:
                 task.cancel()
-        else:
+        elif kind == _ITEM:
             waiting = self.pending.get(frame.id)
+            if waiting is not None:
+                waiting.item(frame.body)
+        else:
+            waiting = self.pending.pop(frame.id, None)
             if waiting is None:
                 return
             if kind == _REPLY:
-                del self.pending[frame.id]
                 waiting.done(frame.body)
-            elif kind == _ITEM:
-                waiting.item(frame.body)
             else:
-                del self.pending[frame.id]
                 waiting.fail(None if kind == _END else self._error(frame.text))
+
+    # -- deadlines -------------------------------------------------------------------------------------------
+
+    def watch(self, deadline_s: float) -> None:
+        """Look at the calls that wait here again at a time; one timer serves them all."""
+        if deadline_s < self._look_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._look_s = deadline_s
+            self._timer = self.rpc.loop.call_at(deadline_s, self._look)
+
+    def _look(self) -> None:
+        now, soonest = self.rpc.loop.time() + 1e-6, inf
+        self._look_s, self._timer = inf, None
+        for waiting in list(self.pending.values()):
+            if waiting.deadline_s <= now:
+                waiting.late(self.caller.name)
+            elif waiting.deadline_s < soonest:
+                soonest = waiting.deadline_s
+        if soonest < inf:
+            self.watch(soonest)
 
     def _error(self, text: str) -> RpcError:
         name, _, message = text.partition(": ")
@@ -320,12 +360,20 @@ class _Connection(asyncio.Protocol):
 
 
 class _Reply:
-    """A call that waits for its one answer."""
+    """A call that waits for its one answer; `heard` is what its connection had heard when it was made."""
 
-    __slots__ = ("future",)
+    __slots__ = ("deadline_s", "future", "heard", "request", "timeout_s")
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self.future = future
+    def __init__(
+        self, future: asyncio.Future[Any], deadline_s: float, timeout_s: float, request: Any, heard: int
+    ) -> None:
+        self.future, self.deadline_s, self.timeout_s, self.request, self.heard = (
+            future,
+            deadline_s,
+            timeout_s,
+            request,
+            heard,
+        )
 
     def done(self, body: Any) -> None:
         if not self.future.done():
@@ -338,9 +386,14 @@ class _Reply:
     def item(self, body: Any) -> None:
         self.fail(None)
 
+    def late(self, peer: str) -> None:
+        self.fail(RpcTimeout(f"{peer}: no answer to {type(self.request).__name__} in {self.timeout_s:g} s"))
+
 
 class Stream(Generic[R]):
     """The answers to one request, received one by one; leave its `async with` to cancel the rest."""
+
+    deadline_s = inf
 
     def __init__(self, connection: _Connection, number: int) -> None:
         self._connection, self._number = connection, number
@@ -432,41 +485,35 @@ class Rpc:
             await self._open_datagrams()
 
     async def _open_datagrams(self) -> None:
-        self._datagrams, _ = await self.loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=("0.0.0.0", self.wire.port))
+        self._datagrams, _ = await self.loop.create_datagram_endpoint(
+            lambda: _Datagrams(self), local_addr=("0.0.0.0", self.wire.port)
+        )
 
     async def call(self, to: str, request: Request[R], timeout_s: float) -> R:
         """The answer of a node. Raises Unreachable, RpcTimeout, an error that the wire declares, or RemoteError."""
-        future: asyncio.Future[R] = self.loop.create_future()
-        started = self.loop.time()
+        loop, timeout_left_s = self.loop, timeout_s
+        deadline_s = loop.time() + timeout_s
+        connection: Any = self._outgoing.get(to)
+        if type(connection) is not _Connection:
+            connection = await self._connect(to, timeout_s)
+            timeout_left_s = deadline_s - loop.time()
+        future: asyncio.Future[R] = loop.create_future()
         number = self._number = self._number + 1
-        connection: _Connection | None = None
-        heard = 0
-
-        def late() -> None:
-            if not future.done():
-                future.set_exception(RpcTimeout(f"{to}: no answer to {type(request).__name__} in {timeout_s:g} s"))
-
-        handle = self.loop.call_later(timeout_s, late)
+        reply = connection.pending[number] = _Reply(future, deadline_s, timeout_s, request, connection.heard)
+        if deadline_s < connection._look_s:
+            connection.watch(deadline_s)
         try:
-            found = self._outgoing.get(to)
-            connection = found if isinstance(found, _Connection) else await self._connect(to, timeout_s)
-            heard = connection.heard
-            connection.pending[number] = _Reply(future)
-            connection.send(_CALL, number, request, timeout_s - (self.loop.time() - started))
+            connection.send(_CALL, number, request, timeout_left_s)
             return await future
         except RpcTimeout:
-            if connection is not None and connection.heard == heard:
+            if connection.heard == reply.heard:
                 self.retire(connection)
             raise
         finally:
-            handle.cancel()
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # it may have come while connecting: somebody has seen it
-            if connection is not None:
-                if connection.pending.pop(number, None) is not None:
-                    connection.send(_CANCEL, number)
-                if connection.retired:
-                    self.retire(connection)
+            if connection.pending.pop(number, None) is not None:
+                connection.send(_CANCEL, number)
+            if connection.retired:
+                self.retire(connection)
 
     def retire(self, connection: _Connection) -> None:
         """Nothing at all came on a connection: calls that wait on it may go on, the next one tries a new connection."""

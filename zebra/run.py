@@ -298,20 +298,14 @@ class _Run:
 
     async def _scenario(self, cluster: Cluster) -> None:
         assert self.injector is not None
-        following = asyncio.create_task(self.injector.follow(self.spec.schedule))
+        following = asyncio.create_task(self.injector.follow(self.spec.schedule, cluster.now))
         try:
             await self.scenario(cluster)
-            if following.done():
-                following.result()
-            elif self.spec.schedule:
-                self.unfinished = True
         finally:
             following.cancel()
             await asyncio.wait([following])
         if following.done() and not following.cancelled() and following.exception() is not None:
             raise following.exception() or TargetError("the schedule failed")
-
-    unfinished = False
 
     async def _liveness(self, cluster: Cluster) -> None:
         """Heal everything and demand progress."""
@@ -342,8 +336,8 @@ class _Run:
                 raise error
             return "fail", _one_line(error), error
         idle = self.injector.without_effect()
-        if self.unfinished and len(self.injector.injected) < len(self.spec.schedule.steps):
-            idle.append("steps of the schedule later than the end of the test")
+        if self.injector.waiting:
+            idle.append(f"{self.injector.waiting} steps of the schedule, which are later than the end of the test")
         if idle:
             return "inconclusive", f"no effect: {'; '.join(idle)}", None
         wanted = {getattr(factory, "zebra_name", "") for factory in self.asked}
@@ -356,6 +350,8 @@ class _Run:
         assert self.log is not None
         exercised, unknown = self.checks.exercised()
         violation = self.checks.violation
+        if self.checks.error is not None:
+            result, message, error, violation = "infrastructure", str(self.checks.error), self.checks.error, None
         if violation is not None:
             result, message = "fail", f"{violation.invariant}: {violation.message}"
             self.log.emit("", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs())

@@ -27,8 +27,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Counts of nodes per role and the shape of the network; latencies are one way, in seconds, rates in bytes per second.
+    """Counts of nodes per role, and the shape of the network.
 
+    Latencies are one way, in seconds, rates in bytes per second.
     Rack, datacenter and region latencies are typical round figures of datacenter networks; `jitter` is the share
     of a latency that is random.
     """
@@ -86,7 +87,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def parse(cls, values: Mapping[str, object], what: str) -> Topology:
         """A topology from a mapping of its fields; times and rates may be text. Raises ConfigError."""
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{what}: expected a mapping such as {{counts: {{peer: 5}}, dcs: 2}}, got {type(values).__name__}")
+            got = type(values).__name__
+            raise ConfigError(f"{what}: expected a mapping such as {{counts: {{peer: 5}}, dcs: 2}}, got {got}")
         known = dict(values)
         for field in known:
             if field not in cls.__struct_fields__:
@@ -102,6 +104,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         except msgspec.ValidationError as error:
             raise ConfigError(f"{what}: {error}") from None
         bad = [f"{role}={count}" for role, count in topology.counts.items() if not 0 <= count <= 1_000_000]
-        if bad or min(topology.regions, topology.dcs, topology.racks) < 1 or min(topology.per_host.values(), default=1) < 1:
-            raise ConfigError(f"{what}: counts are 0 to 1000000, regions, dcs, racks and per_host at least 1 {' '.join(bad)}".rstrip())
+        if bad or min(topology.regions, topology.dcs, topology.racks, *topology.per_host.values()) < 1:
+            limits = "counts are 0 to 1000000, regions, dcs, racks and per_host at least 1"
+            raise ConfigError(f"{what}: {limits} {' '.join(bad)}".rstrip())
         return topology

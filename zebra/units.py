@@ -35,7 +35,8 @@ class Unit:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else self._text(value, what)
         if not -_HUGE < number < _HUGE or not self.minimum <= number <= self.maximum:
             top = "" if self.maximum == math.inf else f" and at most {self.maximum:g}"
-            raise ConfigError(f"{what}: {_brief(value)} is out of range, expected at least {self.minimum:g}{top} ({self.name})")
+            limits = f"expected at least {self.minimum:g}{top} ({self.name})"
+            raise ConfigError(f"{what}: {_brief(value)} is out of range, {limits}")
         if self.whole and number != int(number):
             raise ConfigError(f"{what}: {value!r} is not a whole number ({self.name})")
         return int(number) if self.whole else number
@@ -45,8 +46,9 @@ class Unit:
         match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
         factor = self._factors().get(match[2]) if match else None
         if match is None or factor is None:
-            raise ConfigError(f"{what}: {_brief(value)} is not a quantity in {self.name}, expected a number or text like {example}")
-        number = float(match[1]) * factor
+            expected = f"expected a number or text like {example}"
+            raise ConfigError(f"{what}: {_brief(value)} is not a quantity in {self.name}, {expected}")
+        number = float(match[1]) * factor if factor >= 1 else float(match[1]) / round(1 / factor)  # 10us is 1e-05 exactly
         return int(number) if self.name == "B" and number.is_integer() and abs(number) < _HUGE else number
 
     def _factors(self) -> dict[str, float]:
@@ -97,6 +99,7 @@ def show(value: object, unit: str) -> str:
                 return f"{value // _SIZES[name]}{name}"
         return f"{value}B"
     if unit == "s" and isinstance(value, int | float) and abs(value) < _HUGE:
-        text = f"{value * 1000:g}ms" if 0 < abs(value) < 1 else f"{value:g}s"
+        size, name = next((pair for pair in ((1, "s"), (1e-3, "ms"), (1e-6, "us")) if abs(value) >= pair[0]), (1, "s"))
+        text = f"{value / size:g}{name}"
         return text if Unit("s", -math.inf).parse(text, "show") == value else f"{value!r}s"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -69,11 +69,13 @@ async def test_chunks_cross_every_divide(cluster: Cluster) -> None:
 async def test_slow_store_is_waited_for(cluster: Cluster) -> None:
     """The store pauses for longer than any idle timeout: who waits for it keeps its children by keepalives."""
     tops = [(await cluster.client.publish(size="1MiB", bucket="hot"), peer) for peer in ("peer-1", "peer-2")]
-    await throttle(cluster, 2 * HEARD_S + 1.3 * idle_timeout_s(cluster))
+    silence_s = 1.3 * idle_timeout_s(cluster)
+    await throttle(cluster, 2 * HEARD_S + silence_s)
     async with fetching(cluster, *((obj, [top]) for obj, top in tops)):
         await asyncio.sleep(HEARD_S)
         async with fetching(cluster, *((obj, others(cluster, top)) for obj, top in tops)):
-            pass
+            await asyncio.sleep(silence_s)
+            await throttle(cluster, 0)
 
 
 @pytest.mark.zebra("owl", tracker=2, superpeer=0, peer=2)
@@ -115,7 +117,7 @@ async def test_source_crashes_mid_stream(cluster: Cluster) -> None:
             await cluster.event("owl.recv", edge=edge["edge"])
             async with cluster.fault("host.crash", "peer-5"):
                 await throttle(cluster, 0)
-                await cluster.event("owl.verify", node=edge["child"])
+                await cluster.until(lambda: any(e.node == edge["child"] for e in cluster.history.of("owl.verify")))
 
 
 @pytest.mark.zebra("owl", tracker=2, peer=4)

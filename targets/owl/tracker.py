@@ -170,6 +170,8 @@ class Tracker:
         peer, chunk, forest = caller.name, ask.chunk, self.forest(ask.chunk)
         if not self.node.variant("bug.two_edges"):
             self.close(chunk, peer, ask.why or "replaced")
+        if peer in forest.kept:  # it was evicted, and no heartbeat has said so yet
+            self.unkeep(peer, chunk)
         self.note_failure(forest, peer, ask)
         turn = forest.turns[peer] = forest.turns.get(peer, 0) + 1
         if forest.picking and forest.picking != peer:

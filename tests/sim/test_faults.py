@@ -18,7 +18,7 @@ from zebra.testing import FaultCheck, check_fault, echo, echo_everywhere
 from zebra.units import Seconds
 
 
-def of(check: FaultCheck, kind: str, node: str) -> int:
+def of(check: FaultCheck, kind: str, node: str = "server-1") -> int:
     """How many events of a kind a node had with the fault on."""
     return sum(event.node == node for event in check.on.history.of(kind))
 
@@ -40,10 +40,10 @@ def errors(check: FaultCheck, text: str) -> bool:
 
 Shows = Callable[[FaultCheck], bool]
 CASES: list[tuple[str, dict[str, Any], Shows]] = [
-    ("host.crash", {}, lambda c: lost(c) and of(c, "node.crash", "server-1") == 1 and of(c, "node.start", "server-1") == 2),
-    ("host.stop", {}, lambda c: lost(c) and of(c, "node.stop", "server-1") == 1 and errors(c, "refused")),
-    ("host.restart", {"down_s": 2}, lambda c: late(c, 1.99) and of(c, "node.start", "server-1") == 2),
-    ("host.pause", {}, lambda c: lost(c) and of(c, "node.resume", "server-1") == 1 and of(c, "node.start", "server-1") == 1),
+    ("host.crash", {}, lambda c: lost(c) and of(c, "node.crash") == 1 and of(c, "node.start") == 2),
+    ("host.stop", {}, lambda c: lost(c) and of(c, "node.stop") == 1 and errors(c, "refused")),
+    ("host.restart", {"down_s": 2}, lambda c: late(c, 1.99) and of(c, "node.start") == 2),
+    ("host.pause", {}, lambda c: lost(c) and of(c, "node.resume") == 1 and of(c, "node.start") == 1),
     ("network.partition", {}, lambda c: lost(c) and errors(c, "no connection in")),
     ("network.partition", {"direction": "out"}, lambda c: lost(c) and c.count("echo.pong")[1] == 6),
     ("network.partition", {"direction": "in"}, lambda c: lost(c) and c.count("echo.pong")[1] == 6),
@@ -297,6 +297,8 @@ def test_hits_are_counted_and_recorded_when_a_fault_is_healed() -> None:
         ("network.duplicate", "server-1", {"probability": 1}),
         ("network.loss", "server-1", {"probability": 0}),
         ("disk.lose_unsynced", "server-1", {}),
+        ("disk.full", "server-1", {"capacity_bytes": "1GB"}),
+        ("disk.slow", "server-1", {"rate": "9GB/s"}),
         ("clock.offset", "server-3", {"by": "1s"}),
         ("network.partition", "*", {}),
     ],
@@ -304,7 +306,7 @@ def test_hits_are_counted_and_recorded_when_a_fault_is_healed() -> None:
 def test_a_fault_without_effect_makes_the_run_inconclusive(name: str, on: str, settings: dict[str, Any]) -> None:
     async def scenario(cluster: Cluster) -> None:
         async with cluster.fault(name, on, **settings):
-            await cluster.client.say("server-1")
+            await cluster.client.keep("server-1", "file", "text")
 
     outcome = go(scenario)
     assert outcome.result == "inconclusive"
@@ -422,6 +424,20 @@ def test_a_schedule_injects_and_heals_at_its_times() -> None:
         (1.0, "fault.inject", "host.crash"),
         (3.0, "fault.heal", "host.crash"),
     ]
+
+
+def test_a_run_can_leave_faults_out_wherever_they_are_injected() -> None:
+    schedule = Schedule((Inject(fault="host.crash", on=(("server-2",),), at_s=0.1),))
+
+    async def scenario(cluster: Cluster) -> None:
+        async with cluster.fault("host.crash", "server-1"), cluster.fault("network.flapping", "server-3"):
+            await cluster.client.say("server-1")
+            await asyncio.sleep(0.2)
+            await cluster.client.say("server-3")
+
+    left_out = ("host.crash", "network.partition")
+    events = passes(scenario, schedule=schedule, without_faults=left_out).history.of("fault.inject", "fault.heal")
+    assert {event["fault"] for event in events} == {"network.flapping"}
 
 
 def test_a_restart_that_the_end_of_the_test_cuts_short_leaves_the_node_up() -> None:

@@ -26,6 +26,22 @@ def made(server: type = EchoServer, **more: Any) -> Target:
     return Target(name="echo", config=EchoConfig, roles={"server": server}, client=EchoClient, **settings)
 
 
+class Frail(EchoServer):
+    """Dies of the text "die"."""
+
+    async def run(self) -> None:
+        self.dead = asyncio.Event()
+        life = asyncio.create_task(super().run())
+        await self.dead.wait()
+        life.cancel()
+        raise ZeroDivisionError("the text was too much")
+
+    def say(self, say: Any, caller: Any) -> Any:
+        if say.text == "die":
+            self.dead.set()
+        return super().say(say, caller)
+
+
 # -- pass ----------------------------------------------------------------------------------------------------------
 
 
@@ -129,23 +145,23 @@ def test_a_violation_at_the_end_counts() -> None:
     assert go(echo_everywhere, target=made(invariants=(Said,))).message == "test.said: never good enough"
 
 
+@pytest.mark.parametrize("on", ["clock", "node.ready", "op.ok", "node.exit"])
+def test_an_invariant_that_breaks_its_contract_is_named_and_never_green(on: str) -> None:
+    @invariant("test.guilty", on=on)
+    class Guilty:
+        def check(self, event: Event) -> None:
+            raise LookupError("my mistake")
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.client.say("server-1", "die" if on == "node.exit" else "hello")
+        await asyncio.sleep(10.0)
+
+    outcome = go(scenario, target=made(Frail, invariants=(Guilty,)))
+    assert outcome.result == "infrastructure" and outcome.violation is None
+    assert outcome.message.startswith("invariant test.guilty: raised LookupError: my mistake")
+
+
 # -- crash ---------------------------------------------------------------------------------------------------------
-
-
-class Frail(EchoServer):
-    """Dies of the text "die"."""
-
-    async def run(self) -> None:
-        self.dead = asyncio.Event()
-        life = asyncio.create_task(super().run())
-        await self.dead.wait()
-        life.cancel()
-        raise ZeroDivisionError("the text was too much")
-
-    def say(self, say: Any, caller: Any) -> Any:
-        if say.text == "die":
-            self.dead.set()
-        return super().say(say, caller)
 
 
 def test_a_role_that_raises_is_a_crash_of_its_node() -> None:
@@ -205,8 +221,14 @@ def test_a_server_that_is_never_ready_fails_the_run_by_name() -> None:
 # -- inconclusive --------------------------------------------------------------------------------------------------
 
 
+def test_what_shall_never_happen_is_shown_by_its_absence() -> None:
+    never = zebra.never("test.never", "task.down")
+    outcome = go(echo_everywhere, invariants=[never])
+    assert outcome.result == "pass" and "test.never" in outcome.exercised
+
+
 def test_an_invariant_that_was_asked_for_and_never_exercised_is_inconclusive() -> None:
-    quiet = zebra.never("test.quiet", "task.down")
+    quiet = zebra.always("test.quiet", "task.down", lambda _: True)
     assert go(echo_everywhere, target=made(invariants=(quiet,))).result == "pass"
     outcome = go(echo_everywhere, invariants=[quiet])
     assert outcome.result == "inconclusive"
@@ -342,7 +364,7 @@ def test_an_unknown_target_is_a_config_error() -> None:
 
 def test_waiting_for_what_does_not_come_is_a_timeout_that_says_what() -> None:
     async def scenario(cluster: Cluster) -> None:
-        with pytest.raises(TimeoutError, match="an event node.crash"):
+        with pytest.raises(TimeoutError, match=r"an event node\.crash"):
             await cluster.event("node.crash", within="2s")
         with pytest.raises(TimeoutError, match="the condition"):
             await cluster.until(lambda: False, within=1)

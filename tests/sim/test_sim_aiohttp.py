@@ -100,7 +100,9 @@ class Client:
             return answers
 
 
-TARGET = Target(name="http", config=Config, roles={"server": Server}, client=Client, topology=Topology(counts={"server": 2}))
+TARGET = Target(
+    name="http", config=Config, roles={"server": Server}, client=Client, topology=Topology(counts={"server": 2})
+)
 
 
 def outcome(scenario: Any, seed: int = 0) -> zebra.Outcome:
@@ -138,7 +140,9 @@ def test_a_client_timeout_and_a_refused_connection_are_aiohttps_own_errors() -> 
 def test_requests_stall_in_a_partition_and_pass_after_it_heals() -> None:
     async def scenario(cluster: Any) -> None:
         await cluster.client.get("/hello")
-        pairs = zebra.substrate.Pairs([(frozenset({"client-1"}), frozenset({"server-1"})), (frozenset({"server-1"}), frozenset({"client-1"}))])
+        pairs = zebra.substrate.Pairs(
+            [(frozenset({"client-1"}), frozenset({"server-1"})), (frozenset({"server-1"}), frozenset({"client-1"}))]
+        )
         links = cluster._running.capabilities["links"]
         effect = await links.add(pairs, drop=True)
         with pytest.raises(TimeoutError):

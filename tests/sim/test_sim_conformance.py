@@ -351,7 +351,9 @@ async def a_closed_writer_waits_and_forgets_what_is_written_later() -> Any:
 @expect((True, True))
 async def both_ends_agree_on_their_addresses() -> Any:
     async with pair() as (client, server):
-        ends = [(p.transport.get_extra_info("sockname"), p.transport.get_extra_info("peername")) for p in (client, server)]
+        ends = [
+            (p.transport.get_extra_info("sockname"), p.transport.get_extra_info("peername")) for p in (client, server)
+        ]
         return ends[0] == ends[1][::-1], ends[1][0][0] == HOST or ends[1][0][0].startswith("10.")
 
 
@@ -404,7 +406,9 @@ async def a_protocol_that_raises_loses_its_connection() -> Any:
             raise ValueError("broken")
 
     seen: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(type(context["exception"]).__name__))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: seen.append(type(context["exception"]).__name__)
+    )
     async with pair(server_side=Broken) as (client, server):
         client.transport.write(b"x")
         await server.lost
@@ -688,10 +692,15 @@ async def task_groups_timeouts_queues_and_gather_behave() -> Any:
 @expect((42, "KeyError", ["before", "inside", "after"]))
 async def executors_return_and_raise() -> Any:
     order = ["before"]
-    value = await asyncio.to_thread(lambda: order.append("inside") or 42)
+
+    def inside() -> int:
+        order.append("inside")
+        return 42
+
+    value = await asyncio.to_thread(inside)
     order.append("after")
     try:
-        await asyncio.get_running_loop().run_in_executor(None, {}.__getitem__, "missing")
+        await asyncio.get_running_loop().run_in_executor(None, dict[str, int]().__getitem__, "missing")
     except KeyError as error:
         return value, type(error).__name__, order
 

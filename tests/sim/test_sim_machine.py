@@ -118,7 +118,7 @@ def test_a_crash_ends_even_coroutines_that_will_not_end() -> None:
             for _ in range(5):
                 try:
                     await asyncio.sleep(1)
-                except BaseException:  # noqa: S112
+                except BaseException:
                     continue
 
     async def gripping(node: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_crashed_process_and_its_connections_are_not_kept_in_memory() -> None:
         load = Load()
         kept.append(weakref.ref(load))
         reader, writer = await asyncio.open_connection("host-2", 9)
-        writer.load = load
+        writer.load = load  # type: ignore[attr-defined]
         await reader.read()
 
     async def serve(node: Any) -> None:
@@ -224,7 +224,10 @@ def test_timers_of_a_paused_process_wait_and_fire_at_once_when_it_goes_on() -> N
         assert await waiting == "host-1"
         await ticking
         await other
-        times = {host: [round(event.t, 6) for event in cluster.history.of("lab.tick") if event.node == host] for host in ("host-1", "host-2")}
+        times = {
+            host: [round(event.t, 6) for event in cluster.history.of("lab.tick") if event.node == host]
+            for host in ("host-1", "host-2")
+        }
         start = times["host-2"][0] - 1.0
         assert [round(when - start, 3) for when in times["host-1"]] == [1.0, 2.0, 9.5, 10.5, 11.5, 12.5]
         assert [round(when - start, 3) for when in times["host-2"]] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -238,7 +241,9 @@ def test_a_node_sees_its_own_tasks_its_name_and_its_own_error_handler() -> None:
         import socket
 
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: handled.append(f"{node.name} {type(context['exception']).__name__}"))
+        loop.set_exception_handler(
+            lambda _, context: handled.append(f"{node.name} {type(context['exception']).__name__}")
+        )
         loop.call_later(1.0, int, "not a number")
         await asyncio.sleep(2.0)
         mine = {task.get_name() for task in asyncio.all_tasks()}
@@ -260,12 +265,18 @@ def test_a_node_sees_its_own_tasks_its_name_and_its_own_error_handler() -> None:
 # -- disks ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lossy", "torn", "log", "plain"), [(False, 0.0, 300, True), (True, 0.0, 100, False), (True, 1.0, None, None)])
-def test_what_was_not_synced_survives_a_process_but_not_the_loss_of_its_cache(lossy: bool, torn: float, log: int | None, plain: bool | None) -> None:
+@pytest.mark.parametrize(
+    ("lossy", "torn", "log", "plain"), [(False, 0.0, 300, True), (True, 0.0, 100, False), (True, 1.0, None, None)]
+)
+def test_what_was_not_synced_survives_a_process_but_not_the_loss_of_its_cache(
+    lossy: bool, torn: float, log: int | None, plain: bool | None
+) -> None:
     async def fill(node: Any) -> None:
         await node.disk.append("log", Blob.random(1, 100, materialise=False))
         await node.disk.sync("log")
-        await asyncio.gather(*(node.disk.append("log", Blob.random(1, 200, materialise=False).slice(at, at + 50)) for at in (100, 150)))
+        await asyncio.gather(
+            *(node.disk.append("log", Blob.random(1, 200, materialise=False).slice(at, at + 50)) for at in (100, 150))
+        )
         await node.disk.append("log", bytes(100))
         await node.disk.write("plain", b"never synced")
         await node.disk.write("gone", b"removed")
@@ -327,7 +338,14 @@ def test_each_node_has_a_wall_clock_of_its_own_and_all_ways_to_it_agree() -> Non
     async def scenario(cluster: Any) -> None:
         async def read(node: Any) -> tuple[float, ...]:
             days = time.mktime(time.localtime()) - time.mktime(time.localtime(time.time()))
-            return node.clock.time(), time.time(), time.time_ns() / 1e9, time.clock_gettime(time.CLOCK_REALTIME), days, time.monotonic()
+            return (
+                node.clock.time(),
+                time.time(),
+                time.time_ns() / 1e9,
+                time.clock_gettime(time.CLOCK_REALTIME),
+                days,
+                time.monotonic(),
+            )
 
         assert time.time() == EPOCH_S + cluster.now
         effect = await capability(cluster, "clocks").add(["host-1"], offset_s=-3600.0)

@@ -31,7 +31,9 @@ class Host:
         return await work(self.node, *args)
 
 
-TARGET = Target(name="lab", config=Config, roles={"host": Host}, client=Host, topology=Topology(counts={"host": 3}, jitter=0.0))
+TARGET = Target(
+    name="lab", config=Config, roles={"host": Host}, client=Host, topology=Topology(counts={"host": 3}, jitter=0.0)
+)
 
 
 class Lab:
@@ -381,7 +383,11 @@ def test_a_hundred_megabytes_take_their_time_on_the_card_and_on_a_limited_link(r
 @pytest.mark.parametrize("shared", ["sender", "receiver"])
 def test_two_flows_share_a_network_card_fairly(shared: str) -> None:
     async def scenario(lab: Lab) -> None:
-        ends = [("host-2", "host-1"), ("host-2", "host-3")] if shared == "sender" else [("host-2", "host-1"), ("host-3", "host-1")]
+        ends = (
+            [("host-2", "host-1"), ("host-2", "host-3")]
+            if shared == "sender"
+            else [("host-2", "host-1"), ("host-3", "host-1")]
+        )
         arrivals = {host: await lab.on(host, sink) for host in {target for _, target in ends}}
         began = lab.now
         for source, target in ends:
@@ -471,9 +477,16 @@ class Numbers(asyncio.DatagramProtocol):
 
 @pytest.mark.parametrize(
     ("settings", "lost", "extra", "overtaken"),
-    [({}, 0.0, 0.0, 0.0), ({"loss": 0.2}, 0.2, 0.0, 0.0), ({"duplicate": 0.1, "after_s": 0.001}, 0.0, 0.1, 0.1), ({"reorder": 0.1}, 0.0, 0.0, 0.1)],
+    [
+        ({}, 0.0, 0.0, 0.0),
+        ({"loss": 0.2}, 0.2, 0.0, 0.0),
+        ({"duplicate": 0.1, "after_s": 0.001}, 0.0, 0.1, 0.1),
+        ({"reorder": 0.1}, 0.0, 0.0, 0.1),
+    ],
 )
-def test_datagrams_are_lost_doubled_and_overtaken_as_often_as_asked(settings: dict[str, float], lost: float, extra: float, overtaken: float) -> None:
+def test_datagrams_are_lost_doubled_and_overtaken_as_often_as_asked(
+    settings: dict[str, float], lost: float, extra: float, overtaken: float
+) -> None:
     count = 5000
 
     async def scenario(lab: Lab) -> None:

@@ -74,7 +74,7 @@ def test_an_invariant_that_breaks_its_contract_is_named(check: Any, more: Any, w
 
 
 def test_a_factory_that_makes_no_invariant_is_named() -> None:
-    with pytest.raises(PluginError, match="no method check"):
+    with pytest.raises(PluginError, match="without a method check"):
         check_invariant(invariant("test.empty", on="x")(lambda: object()), history(X))
 
 

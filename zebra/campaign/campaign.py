@@ -341,7 +341,7 @@ class Campaign:
                 one_by_one=self.trials.prerun + baselines.one_by_one(order, self._fails, self._is_invalid, 3 * rounds),
                 zebraconf=self.trials.prerun + baselines.zebraconf(self._pools, self._fails, self._is_invalid),
             ),
-            never=sorted(set(self.target.sometimes) - self.kinds), left_out=self.left_out, unexplained=self.unexplained,
+            never=sorted(set(self.target.sometimes) - self.kinds) if len(self.names) == len(self.target.space) else [], left_out=self.left_out, unexplained=self.unexplained,
             parameters=results,
         )  # fmt: skip
 

@@ -64,7 +64,8 @@ class CampaignResult(msgspec.Struct, kw_only=True):
     """All verdicts of one campaign.
 
     `bound_bits` is log2 of the number of possible answers: no search needs fewer runs. `error_rate` bounds the chance
-    that any parameter is called unsafe though none is. `never` lists the target's `sometimes` events that no run had,
+    that any parameter is called unsafe though none is. `never` lists the target's `sometimes` events that no run of
+    a campaign over all parameters had,
     `left_out` the tests that do not pass on their own; `unexplained` counts pooled failures that led to no culprit.
     """
 

@@ -51,7 +51,8 @@ def fault(name: str, *, level: Level, needs: type | None = None) -> Callable[[C]
             raise PluginError(f"fault {name}: {cls.__name__}.{entry} takes {wanted}", name)
         capability = next((key for key, kind in CAPABILITIES.items() if kind is needs), None)
         if plain and capability is None:
-            raise PluginError(f"fault {name}: needs= must be one of {', '.join(k.__name__ for k in CAPABILITIES.values())}", name)
+            known = ", ".join(kind.__name__ for kind in CAPABILITIES.values())
+            raise PluginError(f"fault {name}: needs= must be one of {known}", name)
         other = _registry.get(name)
         if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise PluginError(f"fault {name}: there is one already, {other.__module__}.{other.__qualname__}", name)
@@ -59,7 +60,7 @@ def fault(name: str, *, level: Level, needs: type | None = None) -> Callable[[C]
             raise PluginError(f"fault {name}: {cls.__name__} has no docstring, `zebra list` shows its first line", name)
         cls.zebra_name, cls.zebra_level, cls.zebra_needs = name, level, capability  # type: ignore[attr-defined]
         cls.__post_init__ = _check_settings  # type: ignore[attr-defined]
-        made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        made: C = dataclasses.dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[assignment]
         _registry[name] = made
         return made
 
@@ -106,13 +107,14 @@ def find(name: str) -> type:
 def make(name: str, settings: Mapping[str, Any]) -> Fault:
     """A fault with its settings checked; raises ConfigError."""
     cls = find(name)
-    known = {field.name for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for setting in settings:
-        if setting not in known:
-            raise ConfigError(f"{name}: unknown setting {setting!r}, it has {', '.join(sorted(known)) or 'none'}")
-    for field in dataclasses.fields(cls):
-        if field.name not in settings and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{name}: the setting {field.name!r} is missing")
+        if setting not in fields:
+            raise ConfigError(f"{name}: unknown setting {setting!r}, it has {', '.join(sorted(fields)) or 'none'}")
+    for setting, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and setting not in settings:
+            raise ConfigError(f"{name}: the setting {setting!r} is missing")
     return cls(**settings)
 
 

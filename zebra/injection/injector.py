@@ -35,7 +35,8 @@ class _Bound:
 class Injected:
     """A fault that was injected: its effects, what it hit, and whether it is healed.
 
-    A composite fault has `parts` in place of effects, and counts the configuration `changes` that it made.
+    A composite fault has `parts` in place of effects, and counts the configuration `changes` that it made. One that the
+    run leaves out (`RunSpec.without_faults`) does nothing, and counts as if it had.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Injected:
     changes: int = 0
     probed: bool | None = None
     healed: bool = False
+    left_out: bool = False
     state: Any = None
     watch: asyncio.Task[None] | None = None
     rest: asyncio.Task[None] | None = None
@@ -74,7 +76,7 @@ class Injected:
 
 
 class Injector:
-    """The faults of one run. `configure` carries out a schedule's configuration changes; `left_out` faults are not injected."""
+    """The faults of one run. `configure` carries out a schedule's changes; the faults `left_out` are not injected."""
 
     def __init__(self, running: Running, places: Iterable[Place], random: Random,
                  selectors: Mapping[str, Callable[[], Iterable[str]]],
@@ -82,6 +84,8 @@ class Injector:
         self._running, self._places, self._random = running, tuple(places), random
         self._selectors, self._configure, self._left_out = selectors, configure, left_out
         self.injected: list[Injected] = []
+        self.waiting = 0
+        """Steps of schedules that are followed and were not begun yet."""
 
     async def inject(self, name: str, on: Groups, settings: Mapping[str, Any]) -> Injected:
         """Inject a fault; returns when its effects are on, for a composite those of its steps at 0 s.
@@ -91,6 +95,9 @@ class Injector:
         made = make(name, settings)
         selection = resolve(on, self._places, self._random, self._running.is_up, self._selectors)
         injected = Injected(len(self.injected) + 1, name, selection, made)
+        if name in self._left_out:
+            injected.left_out = injected.healed = injected.probed = True
+            return injected
         self.injected.append(injected)
         self._running.log.emit("", "fault.inject", id=injected.id, fault=name, on=list(selection.nodes),
                                groups=[list(g) for g in selection.groups], settings=settings_of(made))  # fmt: skip
@@ -112,10 +119,11 @@ class Injector:
     # -- composite faults ------------------------------------------------------------------------------------
 
     async def _expand(self, injected: Injected) -> None:
-        """Carry out the steps that are due at once; the others follow while the test goes on, until the fault is healed."""
+        """Carry out the steps that are due at once; the others follow while the test goes on, until healing."""
         schedule: Schedule = injected.made.expand(injected.on, self._random)
         if not isinstance(schedule, Schedule):
-            raise PluginError(f"fault {injected.name}: expand returned {type(schedule).__name__}, not a Schedule", injected.name)
+            what = f"expand returned {type(schedule).__name__}, not a Schedule"
+            raise PluginError(f"fault {injected.name}: {what}", injected.name)
         start_s = self._running.now()
         due = [(step, await self._act(step, injected)) for step in schedule.steps if step.at_s <= 0]
         later = [step for step in schedule.steps if step.at_s > 0]
@@ -125,13 +133,13 @@ class Injector:
                 for step, part in due:
                     group.create_task(self._last(step, part))
                 for step in sorted(later, key=lambda s: s.at_s):
-                    group.create_task(self._step(step, start_s, injected))
+                    group.create_task(follow(step))
+
+        async def follow(step: Inject | Configure) -> None:
+            await asyncio.sleep(max(0.0, start_s + step.at_s - self._running.now()))
+            await self._last(step, await self._act(step, injected))
 
         injected.rest = asyncio.create_task(_one_error(rest()))
-
-    async def _step(self, step: Inject | Configure, since_s: float, of: Injected | None = None) -> None:
-        await asyncio.sleep(max(0.0, since_s + step.at_s - self._running.now()))
-        await self._last(step, await self._act(step, of))
 
     async def _act(self, step: Inject | Configure, of: Injected | None) -> Injected | None:
         if isinstance(step, Configure):
@@ -167,10 +175,13 @@ class Injector:
             answer = injected.made.probe(injected.on, self._running.capabilities[injected.made.zebra_needs])
             return bool(await answer if inspect.isawaitable(answer) else answer)
         except Exception as error:
-            raise PluginError(f"fault {injected.name}: probe raised {type(error).__name__}: {error}", injected.name) from error
+            what = f"probe raised {type(error).__name__}: {error}"
+            raise PluginError(f"fault {injected.name}: {what}", injected.name) from error
 
     async def heal(self, injected: Injected) -> None:
         """Remove a fault's effects in reverse order; a healed one is left alone. Once begun it is not cancelled."""
+        if injected.left_out:
+            return
         if injected.healing is None:
             injected.healing = asyncio.create_task(self._heal(injected))
         await asyncio.shield(injected.healing)
@@ -207,15 +218,23 @@ class Injector:
     def without_effect(self) -> list[str]:
         """The faults that were injected and did nothing."""
         parts = {id(part) for injected in self.injected for part in injected.parts}
-        return [f"{i.name} on {', '.join(i.on.nodes) or 'nobody'}" for i in self.injected if id(i) not in parts and not i.took_effect]
+        idle = [i for i in self.injected if id(i) not in parts and not i.took_effect]
+        return [f"{i.name} on {', '.join(i.on.nodes) or 'nobody'}" for i in idle]
 
     async def follow(self, schedule: Schedule, since_s: float = 0.0) -> None:
         """Carry out a schedule to its end; its times count from `since_s` of run time."""
 
+        self.waiting += len(schedule.steps)
+
+        async def step(part: Inject | Configure) -> None:
+            await asyncio.sleep(max(0.0, since_s + part.at_s - self._running.now()))
+            self.waiting -= 1
+            await self._last(part, await self._act(part, None))
+
         async def steps() -> None:
             async with asyncio.TaskGroup() as group:
-                for step in sorted(schedule.steps, key=lambda s: s.at_s):
-                    group.create_task(self._step(step, since_s))
+                for part in sorted(schedule.steps, key=lambda s: s.at_s):
+                    group.create_task(step(part))
 
         await _one_error(steps())
 

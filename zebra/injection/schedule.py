@@ -16,7 +16,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 class Inject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="inject"):
-    """At `at_s` seconds of run time inject a fault on groups of selections; heal it `for_s` later, or at the end."""
+    """At `at_s` seconds after the cluster was ready inject a fault on groups of selections; heal it `for_s` later, or at the end."""
 
     fault: str
     on: Groups

@@ -1,8 +1,8 @@
 """Whom a fault hits, as text: resolved only when the fault is injected, from the run's own randomness.
 
 `peer-3` a node · `all(peer)` every node of a role · `one(peer)` one of them that is up · `minority(store)`,
-`majority(store)` fewer, more than half · `dc(r1-dc1)`, `rack(…)`, `region(r2)`, `host(…)` all in a place · a name of the
-target's selectors, such as `roots`, alone or as `one(roots)` · `*` everyone.
+`majority(store)` fewer, more than half · `dc(r1-dc1)`, `rack(…)`, `region(r2)`, `host(…)` all in a place · a name of
+the target's selectors, such as `roots`, alone or as `one(roots)` · `*` everyone.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def check_form(text: str) -> tuple[str, str]:
     """The parts of a selection: (function or "", argument). Raises ConfigError for text that is none."""
     match = _FORM.fullmatch(text)
     if match is None or (match[1] is None) == text.endswith(")"):
-        raise ConfigError(f"selection {text!r} is not a node, a role's name in all(…), one(…), minority(…), majority(…), "
-                          "a place in host(…), rack(…), dc(…), region(…), or a selector")  # fmt: skip
+        raise ConfigError(f"selection {text!r} is not a node, a role in all(…), one(…), minority(…) or majority(…), "
+                          "a place in host(…), rack(…), dc(…) or region(…), or a selector")  # fmt: skip
     function = match[1] or ""
     if function and function not in _SHARES + _PLACES:
         raise ConfigError(f"selection {text!r}: {function} is unknown, known are {', '.join(_SHARES + _PLACES)}")
@@ -82,7 +82,7 @@ class Selection:
         return Pairs(products)
 
     def between(self, direction: Literal["both", "out", "in"] = "both") -> Pairs:
-        """The links between the groups; with one group, between it and all other nodes. `out` is from the first group."""
+        """The links between the groups, or between a single one and all other nodes. `out` is from the first group."""
         groups = [frozenset(group) for group in self.groups]
         if len(groups) == 1:
             groups.append(frozenset(place.node for place in self.everyone) - groups[0])

@@ -28,7 +28,7 @@ def parse(values: Mapping[str, object], what: str = "assignment") -> Assignment:
         shares: Mapping[object, object] = whom if isinstance(whom, Mapping) else {"*": whom}
         for who, value in shares.items():
             if not isinstance(who, str) or not _WHO.fullmatch(who):
-                raise ConfigError(f"{what}: {name}: {who!r} is not *, a role, role:odd, role:even or a node like peer-3")
+                raise ConfigError(f"{what}: {name}: {who!r} is not *, a role, role:odd, role:even or a node")
             if not isinstance(value, bool | int | float | str):
                 raise ConfigError(f"{what}: {name}: {who}: {value!r} is not a value")
             assignment.setdefault(str(name), {})[who] = value
@@ -36,7 +36,7 @@ def parse(values: Mapping[str, object], what: str = "assignment") -> Assignment:
 
 
 def validate(assignment: Assignment, space: Space, places: Iterable[Place]) -> Assignment:
-    """The assignment with every value parsed; raises ConfigError for unknown parameters, roles, nodes and bad values."""
+    """The assignment with every value parsed; raises ConfigError for unknown parameters, roles, nodes, bad values."""
     places = tuple(places)
     roles, nodes = {place.role for place in places}, {place.node for place in places}
     for name, shares in assignment.items():

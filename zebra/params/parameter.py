@@ -161,4 +161,5 @@ def _walk(prefix: str, config: type[msgspec.Struct], path: tuple[str, ...]) -> I
         dotted = ".".join((prefix, *here))
         if kind not in (bool, int, float, str):
             raise PluginError(f"{dotted}: type {hint} is not bool, int, float, str or a Literal of them", dotted)
-        yield Parameter(name=dotted, type=kind, default=getattr(defaults, name), path=here, choices=choices, param=param)
+        default = getattr(defaults, name)
+        yield Parameter(name=dotted, type=kind, default=default, path=here, choices=choices, param=param)

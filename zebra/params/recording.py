@@ -35,7 +35,6 @@ def recording(config: C, prefix: str, note: Callable[[str, Any], None]) -> C:
             note(f"{prefix}.{name}", value)
         return value
 
-    recorded = types.new_class(
-        base.__name__, (base,), {"frozen": True}, lambda body: body.update(__getattribute__=read, __module__=base.__module__)
-    )
+    members = {"__getattribute__": read, "__module__": base.__module__}
+    recorded = types.new_class(base.__name__, (base,), {"frozen": True}, lambda body: body.update(members))
     return recorded(**inner)  # type: ignore[no-any-return]

@@ -206,7 +206,9 @@ class SimRunning:
             raise error
         what = "" if error is None else f"{type(error).__name__}: {error}"
         process = getattr(context.get("task") or context.get("future") or context.get("handle"), "process", None)
-        self.log.emit("" if process is None else process.node, "error", message=str(context.get("message", "")), error=what)
+        self.log.emit(
+            "" if process is None else process.node, "error", message=str(context.get("message", "")), error=what
+        )
 
 
 class SimSubstrate:
@@ -219,7 +221,7 @@ class SimSubstrate:
         return ""
 
     def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
-        loop = SimLoop()
+        loop = SimLoop()  # type: ignore[abstract]
         with isolated(loop, plan.seed):
             running = SimRunning(plan, loop)
             loop.watch(plan.timeout_s, plan.on_second)

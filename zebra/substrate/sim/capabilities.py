@@ -52,7 +52,8 @@ class SimProcesses(Capability):
 
     name = "processes"
 
-    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0, back_after_s: float | None = None) -> Effect:
+    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0,
+                  back_after_s: float | None = None) -> Effect:  # fmt: skip
         running = self._running
         effect = self._effect(nodes=tuple(nodes), down=down)
         hit = [node for node in effect.arguments["nodes"] if running.is_up(node)]
@@ -88,7 +89,8 @@ class SimProcesses(Capability):
             await running.start([node for node in nodes if not running.is_up(node)])
 
     def _held(self, node: str, pausing: bool) -> bool:
-        return any(node in e.arguments["nodes"] and (e.arguments["down"] == "pause") == pausing for e in self.effects.values())
+        like = [e.arguments for e in self.effects.values() if (e.arguments["down"] == "pause") == pausing]
+        return any(node in arguments["nodes"] for arguments in like)
 
 
 class SimClocks(Capability):

@@ -19,7 +19,9 @@ LIMIT_BYTES = 65_507
 class DatagramTransport(asyncio.DatagramTransport):
     """A bound datagram port of one process."""
 
-    def __init__(self, network: Network, process: Process, port: int, protocol: Any, peer: tuple[str, int] | None) -> None:
+    def __init__(
+        self, network: Network, process: Process, port: int, protocol: Any, peer: tuple[str, int] | None
+    ) -> None:
         super().__init__({"peername": peer, "sockname": (process.machine.address, port)})
         self._network, self._process, self._port, self._protocol, self._peer = network, process, port, protocol, peer
         self._context = process.context.copy()
@@ -34,7 +36,9 @@ class DatagramTransport(asyncio.DatagramTransport):
             return
         payload, address = bytes(data), self._peer or addr
         if address is None or (self._peer is not None and addr is not None and addr != self._peer):
-            raise ValueError(f"Invalid address: must be None or {self._peer}" if self._peer else "no address to send to")
+            raise ValueError(
+                f"Invalid address: must be None or {self._peer}" if self._peer else "no address to send to"
+            )
         if len(payload) > LIMIT_BYTES:
             self._fail(OSError(errno.EMSGSIZE, f"a datagram of {len(payload)} bytes, at most {LIMIT_BYTES} fit"))
             return

@@ -96,20 +96,25 @@ class SimDisk:
 
     def _store(self, name: str, content: Blob) -> None:
         others = self.used_bytes() - len(self._files.get(name, b""))
-        if others + len(content) > self._limit("capacity_bytes", self.capacity_bytes):
+        size = others + len(content)
+        full = [effect for effect in self.effects if effect.arguments.get("capacity_bytes", size) < size]
+        for effect in full:
+            effect.hits += 1
+        if full or size > self.capacity_bytes:
             raise OSError(errno.ENOSPC, "no space left on device", name)
         self._files[name] = content
 
-    def _limit(self, name: str, own: float) -> float:
-        """The disk's own limit or the tightest that an effect sets; a tighter one counts as hit."""
-        tighter = [effect for effect in self.effects if effect.arguments.get(name, own) < own]
-        for effect in tighter:
+    def _rate(self) -> float:
+        """The disk's own rate, or the lowest that an effect sets; a lower one counts as hit."""
+        slower = [effect for effect in self.effects if effect.arguments.get("rate", self.rate) < self.rate]
+        for effect in slower:
             effect.hits += 1
-        return min([own, *(effect.arguments[name] for effect in tighter)])
+        rates: list[float] = [self.rate, *(effect.arguments["rate"] for effect in slower)]
+        return min(rates)
 
     async def _spend(self, size: int) -> None:
         process, loop = self._machine.process, self._machine.loop
-        self._free_s = max(self._free_s, loop.now) + SEEK_S + size / self._limit("rate", self.rate)
+        self._free_s = max(self._free_s, loop.now) + SEEK_S + size / self._rate()
         await asyncio.sleep(self._free_s - loop.now)
         if self._machine.process is not process:
             raise NodeDown(f"{self._machine.name} is not running")

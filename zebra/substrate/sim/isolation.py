@@ -87,8 +87,7 @@ def _changing(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("add remove discard clear update intersection_update difference_update symmetric_difference_update "
-              "__ior__ __iand__ __isub__ __ixor__").split():  # fmt: skip
+for _name in ["add", "remove", "discard", "clear", "update", "intersection_update", "difference_update", "symmetric_difference_update", "__ior__", "__iand__", "__isub__", "__ixor__"]:  # fmt: skip
     setattr(OrderedSet, _name, _changing(_name))
 
 
@@ -141,7 +140,7 @@ def _answers(loop: SimLoop, seed: int) -> list[tuple[Any, str, Callable[..., Any
     def seed_it(self: Random, a: Any = None, version: int = 2) -> None:
         reseed(self, stream().getrandbits(128) if a is None else a, version)
 
-    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002
+    def getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
         return loop.network.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
 
     def hostname(*_: Any) -> str:
@@ -159,7 +158,13 @@ def _answers(loop: SimLoop, seed: int) -> list[tuple[Any, str, Callable[..., Any
             return set()
         return OrderedSet(task for task in loop.tasks() if process is None or task.process is process)
 
-    timers = [("time", wall), ("monotonic", monotonic), ("perf_counter", monotonic), ("process_time", monotonic), ("thread_time", monotonic)]
+    timers = [
+        ("time", wall),
+        ("monotonic", monotonic),
+        ("perf_counter", monotonic),
+        ("process_time", monotonic),
+        ("thread_time", monotonic),
+    ]
     return [
         *((time, name, clock) for name, clock in timers),
         *((time, f"{name}_ns", nanoseconds(clock)) for name, clock in timers),
@@ -203,9 +208,15 @@ def isolated(loop: SimLoop, seed: int) -> Iterator[None]:
     thread, outer = get_ident(), _guarded_thread
     if outer is not None:
         raise RuntimeError("a simulation is running already: a process can hold one at a time")
-    patches = [(owner, name, _in_thread(answer, getattr(owner, name), thread)) for owner, name, answer in _answers(loop, seed)]
+    patches: list[tuple[Any, str, Any]] = [
+        (owner, name, _in_thread(answer, getattr(owner, name), thread)) for owner, name, answer in _answers(loop, seed)
+    ]
     patches += [(uuid, name, None) for name in ("_generate_time_safe", *_STATEFUL) if hasattr(uuid, name)]
-    patches += [(socket, "socket", SimSocket), (SimSocket, "real", staticmethod(lambda: get_ident() != thread)), (asyncio.tasks, "set", OrderedSet)]
+    patches += [
+        (socket, "socket", SimSocket),
+        (SimSocket, "real", staticmethod(lambda: get_ident() != thread)),
+        (asyncio.tasks, "set", OrderedSet),
+    ]
     if not _audit_installed:
         sys.addaudithook(_audit)
         _audit_installed = True

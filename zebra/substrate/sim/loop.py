@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import os
 import sys
 from asyncio import events
 from collections import deque
@@ -49,7 +50,7 @@ class Handle(partial):  # type: ignore[type-arg]
     __slots__ = ()
 
     def cancel(self) -> None:
-        self.__setstate__((_noop, (), {}, None))
+        self.__setstate__((_noop, (), {}, None))  # type: ignore[attr-defined]
 
     def cancelled(self) -> bool:
         return self.func is _noop
@@ -73,7 +74,9 @@ class SimTask(asyncio.Task):  # type: ignore[type-arg]
     abandoned = False
     """Its process is gone: it stays pending for ever."""
 
-    def __init__(self, coro: Any, *, loop: SimLoop, name: str | None = None, context: Context | None = None, **options: Any) -> None:
+    def __init__(
+        self, coro: Any, *, loop: SimLoop, name: str | None = None, context: Context | None = None, **options: Any
+    ) -> None:
         self.number = loop.next_number()
         self.process = CURRENT.get()
         if context is not None:
@@ -88,6 +91,21 @@ class SimTask(asyncio.Task):  # type: ignore[type-arg]
 
 
 _all_tasks = asyncio.all_tasks
+_LIBRARY = os.path.dirname(asyncio.__file__)
+
+
+def unfinished(coroutine: Any) -> list[Any]:
+    """A coroutine and what it awaits, outermost first, as far as they have not ended."""
+    found: list[Any] = []
+    while True:
+        if getattr(coroutine, "cr_frame", None) is not None:
+            found.append(coroutine)
+            coroutine = coroutine.cr_await
+        elif getattr(coroutine, "gi_frame", None) is not None:
+            found.append(coroutine)
+            coroutine = coroutine.gi_yieldfrom
+        else:
+            return found
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
@@ -141,7 +159,9 @@ class SimLoop(asyncio.AbstractEventLoop):
             heappush(timers, (when, number(), handle))
             return handle
 
-        def call_later(delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
+        def call_later(
+            delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        ) -> Handle:
             handle = Handle((copy_context() if context is None else context).run, callback, *args)
             heappush(timers, (self.now + delay, number(), handle))
             return handle
@@ -195,7 +215,9 @@ class SimLoop(asyncio.AbstractEventLoop):
                             collect_at = self.steps + self.gc_steps
                             self._checkpoint()
                     if not timers:
-                        raise Deadlock(self.waiting_report())
+                        raise Deadlock(
+                            self.waiting_report(f"nothing can run and no timer is set at t={self.now:.6f} s")
+                        )
                     when, number, handle = heappop(timers)
                     if when > self.now:
                         if handle.func is _noop:
@@ -214,7 +236,9 @@ class SimLoop(asyncio.AbstractEventLoop):
             except (SystemExit, KeyboardInterrupt, Hang):
                 raise
             except BaseException as error:
-                self.call_exception_handler({"message": "exception in a callback", "exception": error, "handle": handle})
+                self.call_exception_handler(
+                    {"message": "exception in a callback", "exception": error, "handle": handle}
+                )
 
     gc_steps, livelock_steps = GC_STEPS, LIVELOCK_STEPS
     _tick_at = float("inf")
@@ -254,7 +278,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         if self.now > self._checked_now:
             self._checked_now, self._checked_steps = self.now, self.steps
         elif self.steps - self._checked_steps > self.livelock_steps:
-            raise Livelock(f"{self.livelock_steps} steps ran at t={self.now:.6f} s without time moving on\n{self.waiting_report()}")
+            raise Livelock(
+                f"{self.livelock_steps} steps ran at t={self.now:.6f} s without time moving on\n{self.waiting_report()}"
+            )
 
     def stop(self) -> None:
         """End `run_forever`; raises Escape in a node, whose loop is everybody's."""
@@ -305,7 +331,12 @@ class SimLoop(asyncio.AbstractEventLoop):
     # -- tasks -----------------------------------------------------------------------------------------------
 
     def create_task(  # type: ignore[override]
-        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None, **options: Any
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **options: Any,
     ) -> asyncio.Task[T]:
         return SimTask(coro, loop=self, name=name, context=context, **options)
 
@@ -316,7 +347,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if factory is not None:
             raise Escape("task factories are not simulated: tasks are numbered, so that sets of them keep one order")
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """The function's result, run in line: a simulation has one thread. The caller hears of it at the next step."""
         future: asyncio.Future[T] = self.create_future()
         try:
@@ -334,21 +365,25 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def tasks(self) -> list[SimTask]:
         """Every task that is neither done nor abandoned, in order of creation."""
-        return sorted((t for t in _all_tasks(self) if isinstance(t, SimTask) and not t.abandoned), key=lambda t: t.number)
+        return sorted(
+            (t for t in _all_tasks(self) if isinstance(t, SimTask) and not t.abandoned), key=lambda t: t.number
+        )
 
-    def waiting_report(self) -> str:
+    def waiting_report(self, head: str = "") -> str:
         """Who waits where, one line a task: shown for a deadlock and for a hang."""
         lines = []
         for task in self.tasks():
-            frames = task.get_stack(limit=1)
-            where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "before its first step"
-            deepest: Any = task.get_coro()
-            while getattr(deepest, "cr_await", None) is not None and hasattr(deepest.cr_await, "cr_frame"):
-                deepest = deepest.cr_await
-            if getattr(deepest, "cr_frame", None) is not None:
-                where = f"{deepest.cr_code.co_qualname} ({deepest.cr_code.co_filename}:{deepest.cr_frame.f_lineno})"
+            awaited = unfinished(task.get_coro())
+            frames = [getattr(c, "cr_frame", None) or c.gi_frame for c in awaited]
+            own = [frame for frame in frames if not frame.f_code.co_filename.startswith(_LIBRARY)]
+            frame = (own or frames or [None])[-1]
+            where = (
+                "nothing"
+                if frame is None
+                else f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+            )
             lines.append(f"  {task.process.node if task.process else 'test'}: {task.get_name()} waits in {where}")
-        head = f"nothing can run and no timer is set at t={self.now:.6f} s" if not self._timers else f"t={self.now:.6f} s"
+        head = head or f"t={self.now:.6f} s"
         return "\n".join([f"{head}; {len(lines)} tasks wait:", *lines[:40], *(["  ..."] if len(lines) > 40 else [])])
 
     # -- processes -------------------------------------------------------------------------------------------
@@ -404,7 +439,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     def get_exception_handler(self) -> Any:
         return self._handlers.get(CURRENT.get())
 
-    def set_exception_handler(self, handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None) -> None:
+    def set_exception_handler(
+        self, handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
+    ) -> None:
         """Each simulated process has a handler of its own."""
         if handler is None:
             self._handlers.pop(CURRENT.get(), None)
@@ -419,13 +456,19 @@ class SimLoop(asyncio.AbstractEventLoop):
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> Any:
         return self.network.name_of(sockaddr[0]), str(sockaddr[1])
 
-    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, *, sock: Any = None, **options: Any) -> Any:
+    async def create_connection(  # type: ignore[override]
+        self, factory: Any, host: Any = None, port: Any = None, *, sock: Any = None, **options: Any
+    ) -> Any:
         return await self.network.connect(factory, host, port, sock=sock, **options)
 
-    async def create_server(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+    async def create_server(  # type: ignore[override]
+        self, factory: Any, host: Any = None, port: Any = None, **options: Any
+    ) -> Any:
         return await self.network.listen(factory, host, port, **options)
 
-    async def create_datagram_endpoint(self, factory: Any, local_addr: Any = None, remote_addr: Any = None, **_: Any) -> Any:
+    async def create_datagram_endpoint(  # type: ignore[override]
+        self, factory: Any, local_addr: Any = None, remote_addr: Any = None, **_: Any
+    ) -> Any:
         return await self.network.datagram_endpoint(factory, local_addr, remote_addr)
 
     async def sock_connect(self, sock: Any, address: Any) -> None:

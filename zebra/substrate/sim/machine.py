@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zebra.errors import NodeDown
 from zebra.substrate.sim.disk import SimDisk
-from zebra.substrate.sim.loop import CURRENT, Handle, SimLoop, SimTask
+from zebra.substrate.sim.loop import CURRENT, Handle, SimLoop, SimTask, unfinished
 from zebra.topology import Place
 
 if TYPE_CHECKING:
-    from zebra.substrate.sim.network import Listener, StreamTransport
     from zebra.substrate.sim.datagram import DatagramTransport
+    from zebra.substrate.sim.network import Listener
+    from zebra.substrate.sim.stream import StreamTransport
 
 T = TypeVar("T")
 
@@ -96,7 +97,7 @@ def abandon(task: SimTask) -> None:
     task.abandoned = True
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     for _ in range(CLOSE_TRIES):
-        waiting = _unfinished(task.get_coro())
+        waiting = unfinished(task.get_coro())
         if not waiting or getattr(waiting[-1], "cr_running", False):
             return
         try:
@@ -105,20 +106,6 @@ def abandon(task: SimTask) -> None:
             raise
         except BaseException:  # RuntimeError if it awaited again, or anything: nobody is left to tell
             pass
-
-
-def _unfinished(coroutine: Any) -> list[Any]:
-    """A coroutine and what it awaits, outermost first, as far as they have not ended."""
-    found: list[Any] = []
-    while True:
-        if getattr(coroutine, "cr_frame", None) is not None:
-            found.append(coroutine)
-            coroutine = coroutine.cr_await
-        elif getattr(coroutine, "gi_frame", None) is not None:
-            found.append(coroutine)
-            coroutine = coroutine.gi_yieldfrom
-        else:
-            return found
 
 
 class Process:
@@ -155,7 +142,8 @@ class Process:
         """The result of a coroutine run as this process's; raises NodeDown if the process ends before it does."""
         task = self.spawn(coro, name)
         try:
-            await asyncio.wait([task, self.ended], return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [task, self.ended]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             task.cancel()
             raise

@@ -69,7 +69,9 @@ class Path:
 def _buckets(effect: Effect, pair: tuple[str, str]) -> list[Bucket]:
     """The limits of a rate effect on a pair: one for each of its nodes and direction."""
     on, made = effect.arguments["on"], effect.arguments["buckets"]
-    keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [(pair, "pair")]
+    keys: list[Any] = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [
+        (pair, "pair")
+    ]
     return [made.setdefault(key, Bucket(effect.arguments["rate"])) for key in keys]
 
 
@@ -85,8 +87,16 @@ def hit(effects: Iterable[Effect]) -> bool:
 class Listener:
     """A bound stream port of one process; `local` means that only its own host may connect."""
 
-    def __init__(self, process: Process | None, server: SimServer, factory: Callable[[], asyncio.BaseProtocol], local: bool) -> None:
-        self.process, self.server, self.factory, self.local, self.context = process, server, factory, local, copy_context()
+    def __init__(
+        self, process: Process | None, server: SimServer, factory: Callable[[], asyncio.BaseProtocol], local: bool
+    ) -> None:
+        self.process, self.server, self.factory, self.local, self.context = (
+            process,
+            server,
+            factory,
+            local,
+            copy_context(),
+        )
 
 
 class SimServer(asyncio.AbstractServer):
@@ -183,7 +193,9 @@ class SimSocket(socket.socket):
             return _Socket(*args, **kwargs)
         return super().__new__(cls)
 
-    def __init__(self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0, fileno: int | None = None) -> None:  # noqa: A002
+    def __init__(
+        self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0, fileno: int | None = None
+    ) -> None:
         if fileno is not None:
             raise Escape("a real socket inside a simulation")
         self._family, self._type, self._proto = family, type, proto
@@ -228,7 +240,9 @@ class SimSocket(socket.socket):
     def _blocking(self, *args: Any) -> Any:
         raise Escape("a blocking socket call inside a simulation: use asyncio's streams or loop.sock_connect")
 
-    connect = connect_ex = send = sendall = recv = recv_into = accept = listen = sendto = recvfrom = makefile = _blocking
+
+for _name in ["connect", "connect_ex", "send", "sendall", "sendmsg", "recv", "recv_into", "recvfrom", "recvfrom_into", "sendto", "accept", "listen", "makefile"]:
+    setattr(SimSocket, _name, SimSocket._blocking)
 
 
 class Network:
@@ -237,6 +251,7 @@ class Network:
     def __init__(self, loop: SimLoop, topology: Topology, places: Iterable[Place], seed: int) -> None:
         self.loop, self.topology = loop, topology
         self.random = Random(f"{seed}/network")
+        self.draw = self.random.random
         self.version = 0
         self.effects: list[Effect] = []
         self.machines: dict[str, Machine] = {}
@@ -269,10 +284,12 @@ class Network:
             raise socket.gaierror(socket.EAI_NONAME, f"no simulated node is called {host!r}")
         return machine
 
-    def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[tuple[Any, ...]]:  # noqa: A002
+    def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[tuple[Any, ...]]:
         """What the resolver says: every node has one IPv4 address. Raises socket.gaierror."""
         host = host.decode() if isinstance(host, bytes) else host
-        if host in ("0.0.0.0", "127.0.0.1") or host in (None, "") and flags & socket.AI_PASSIVE:
+        if host in ("0.0.0.0", "127.0.0.1") or (host in (None, "") and flags & socket.AI_PASSIVE):
             address = host or "0.0.0.0"
         elif host in (None, "", "localhost"):
             address = "127.0.0.1"
@@ -285,7 +302,11 @@ class Network:
             number = int(number or 0)
         except ValueError:
             raise socket.gaierror(socket.EAI_SERVICE, f"no service is called {port!r}") from None
-        kinds = [(kind, code) for kind, code in ((socket.SOCK_STREAM, 6), (socket.SOCK_DGRAM, 17)) if type in (0, kind) and proto in (0, code)]
+        kinds = [
+            (kind, code)
+            for kind, code in ((socket.SOCK_STREAM, 6), (socket.SOCK_DGRAM, 17))
+            if type in (0, kind) and proto in (0, code)
+        ]
         return [(socket.AF_INET, kind, code, "", (address, number)) for kind, code in kinds]
 
     def name_of(self, address: str) -> str:
@@ -356,7 +377,9 @@ class Network:
 
     # -- streams ---------------------------------------------------------------------------------------------
 
-    async def connect(self, factory: Any, host: Any, port: Any, *, sock: Any = None, ssl: Any = None, **_: Any) -> tuple[StreamTransport, Any]:
+    async def connect(
+        self, factory: Any, host: Any, port: Any, *, sock: Any = None, ssl: Any = None, **_: Any
+    ) -> tuple[StreamTransport, Any]:
         if ssl:
             raise Escape("TLS is not simulated: connect without ssl")
         if sock is not None:
@@ -400,7 +423,7 @@ class Network:
     async def _answer(self, source: Machine, target: Machine, port: int, wait_s: float) -> StreamTransport:
         """The connection has reached the target, whose answer is on its way back."""
         listener = target.listeners.get(port)
-        if listener is None or listener.local and source is not target:
+        if listener is None or (listener.local and source is not target):
             await asyncio.sleep(wait_s)
             raise self._refused(target, port)
         local = source.free_port()
@@ -423,7 +446,9 @@ class Network:
         """The machine that the code runs on, and whether `host` is its loopback; raises OSError for another's address."""
         machine = self.here()
         if host not in (None, "", "0.0.0.0", "::") and self.resolve(host) is not machine:
-            raise OSError(errno.EADDRNOTAVAIL, f"{machine.name} cannot bind {what} to {host!r}: it is another node's address")
+            raise OSError(
+                errno.EADDRNOTAVAIL, f"{machine.name} cannot bind {what} to {host!r}: it is another node's address"
+            )
         return machine, host in ("localhost", "::1") or str(host).startswith("127.")
 
     async def listen(self, factory: Any, host: Any, port: Any, *, ssl: Any = None, sock: Any = None, start_serving: bool = True,

@@ -13,6 +13,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from zebra.errors import Hang
@@ -71,7 +72,9 @@ class StreamTransport(asyncio.Transport):
         self.server: SimServer | None = None
         self._data_received: Callable[[bytes], object] | None = None
         self._begun, self._reading = False, True
-        self._dead = self._off = self._lost = self._eof_sent = self._closing = self._broken = self._paused_writing = False
+        self._dead = self._off = self._lost = self._eof_sent = self._closing = self._broken = self._paused_writing = (
+            False
+        )
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
         # Sent: in flight are messages that the peer's protocol has not read; `_queue` (None when nothing has to wait)
         # holds those that have not left yet, of the first of them `_rest` bytes are to go.
@@ -196,14 +199,27 @@ class StreamTransport(asyncio.Transport):
             for at in range(0, size, PIECE):
                 self.write(data[at : at + PIECE])
         elif size:
-            self._send(data, size)
+            if self._eof_sent or self._closing or self._lost or self._dead:
+                if self._eof_sent and not self.is_closing():
+                    raise RuntimeError("Cannot call write() after write_eof()")
+                return
+            flight = self._in_flight = self._in_flight + size
+            if self._queue is not None or size >= BULK:
+                self._push(data, size)
+            elif not self._transmit(data, size):
+                self._stall(data, size)
+            if flight > WINDOW:
+                self._maybe_pause()
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
 
     def write_blob(self, blob: Blob) -> None:
         """Send a blob: the peer's protocol gets it whole by `blob_received`."""
-        self._send(blob, len(blob))
+        if not (self._eof_sent or self.is_closing()):
+            self._in_flight += len(blob)
+            self._push(blob, len(blob))
+            self._maybe_pause()
 
     def write_eof(self) -> None:
         if not self._eof_sent and not self.is_closing():
@@ -241,16 +257,6 @@ class StreamTransport(asyncio.Transport):
 
     # -- sending ---------------------------------------------------------------------------------------------
 
-    def _send(self, payload: Any, size: int) -> None:
-        if self._eof_sent or self._closing or self._lost or self._dead:
-            if self._eof_sent and not self.is_closing():
-                raise RuntimeError("Cannot call write() after write_eof()")
-            return
-        self._in_flight += size
-        self._push(payload, size)
-        if self._in_flight > WINDOW:
-            self._maybe_pause()
-
     def _maybe_pause(self) -> None:
         if not self._paused_writing and self._in_flight - WINDOW > self._high:
             self._paused_writing = True
@@ -265,14 +271,17 @@ class StreamTransport(asyncio.Transport):
             self._queue.append((payload, size))
         elif size < BULK:
             if not self._transmit(payload, size):
-                self._queue = deque([(payload, size)])
-                self._wait()
+                self._stall(payload, size)
         else:
             self._queue = deque([(payload, size)])
             if self._loop.now < self._left_s:
                 self._pump_at(self._left_s)
             else:
                 self._pump()
+
+    def _stall(self, payload: Any, size: int) -> None:
+        self._queue = deque([(payload, size)])
+        self._wait()
 
     def _pump_at(self, when: float) -> None:
         self._pumping = True
@@ -301,40 +310,58 @@ class StreamTransport(asyncio.Transport):
         self._queue = None
 
     def _transmit(self, payload: Any, size: int) -> bool:
-        """Put one message on the path; False when nothing gets through there."""
+        """Put one message on the path; False when nothing gets through there and it has to be sent again."""
         network, other, path, loop = self._network, self._other, self._out, self._loop
         if path.version != network.version:
             path.update(network.effects, network.version)
-        delay_s = 0.0
-        if path.effects:
-            if path.rejects:
-                for effect in path.rejects:
-                    effect.hits += 1
-                self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset: the path rejects"))
-                return True
-            if path.drops:
-                for effect in path.drops:
-                    effect.hits += 1
+        if path.effects or size >= BULK:
+            lost_s = self._lost_s(path)
+            if lost_s is None:
+                return self._broken
+            if not other._machine.powered:
                 return False
-            if network.chance(path, "reset"):
-                self._reset_other()
-                self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
-                return True
-            rto_s = RTO_S
-            while rto_s < RTO_MAX_S and network.chance(path, "loss"):
-                delay_s += rto_s
-                rto_s *= 2
-        if not other._machine.powered:
+            at = loop.now + lost_s + network.departure(path, size)
+            if size >= BULK:
+                self._left_s = path.left_s
+        elif not other._machine.powered:
             return False
-        at = loop.now + delay_s + network.departure(path, size)
-        if size >= BULK:
-            self._left_s = path.left_s
+        elif path.local:
+            at = loop.now + path.base_s + path.jitter_s * network.draw()
+        else:
+            # What `departure` does, written out: nearly all messages come by here.
+            nic, now = path.source.nic, loop.now
+            took_s = size * nic.cost_s
+            nic.tx_free = (nic.tx_free if nic.tx_free > now else now) + took_s
+            at = nic.small_free = (nic.small_free if nic.small_free > now else now) + took_s
+            at += path.base_s + path.jitter_s * network.draw()
         if at < self._last_s:
             at = self._last_s
         self._last_s = at
         self._unacked += 1
-        loop.call_at(at, other._arrive, payload, size, context=other.context)
+        heappush(loop._timers, (at, loop._next_timer(), Handle(other.context.run, other._arrive, payload, size)))
         return True
+
+    def _lost_s(self, path: Path) -> float | None:
+        """Seconds that retransmissions cost a message, by the effects on its path; None if it does not get through."""
+        network = self._network
+        if path.drops:
+            for effect in path.drops:
+                effect.hits += 1
+            return None
+        if path.rejects:
+            for effect in path.rejects:
+                effect.hits += 1
+            self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset: the path rejects"))
+            return None
+        if network.chance(path, "reset"):
+            self._reset_other()
+            self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+            return None
+        lost_s, rto_s = 0.0, RTO_S
+        while rto_s < RTO_MAX_S and network.chance(path, "loss"):
+            lost_s += rto_s
+            rto_s *= 2
+        return lost_s
 
     def _fail(self, error: OSError) -> None:
         """The connection is broken on this side."""
@@ -389,8 +416,8 @@ class StreamTransport(asyncio.Transport):
                 effect.hits += 1
             self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
             return
-        size, self._uncredited = self._uncredited, 0
-        self._credit(size)
+        self._in_flight, self._uncredited = self._in_flight - self._uncredited, 0
+        self._may_resume()
         if not self._pumping:
             self._pump()
 
@@ -406,6 +433,15 @@ class StreamTransport(asyncio.Transport):
             self._behind.append((payload, size))
         elif size >= BULK and self._queue_at_card(size):
             self._behind = deque([(payload, size)])
+        elif (
+            self._begun
+            and self._reading
+            and not self._received
+            and not self._closing
+            and not self._lost
+            and not self._dead
+        ):
+            self._deliver(payload, size)
         else:
             self._receive(payload, size)
 
@@ -454,18 +490,19 @@ class StreamTransport(asyncio.Transport):
         try:
             if type(payload) is bytes:
                 self._data_received(payload)  # type: ignore[misc]
-            elif payload is _EOF:
+            elif payload is _PART:
+                return
+            elif payload is not _EOF:
+                self.protocol.blob_received(payload)
+            else:
                 if not self.protocol.eof_received():
                     self.close()
                 return
-            else:
-                self.protocol.blob_received(payload)
         except (SystemExit, KeyboardInterrupt, Hang):
             raise
         except BaseException as error:
             self._fatal(error)
-        if not size:
-            return
+        size = len(payload)  # all of it: of a long message only the last segment comes this far
         other, out, network = self._other, self._out, self._network
         if out.version != network.version:
             out.update(network.effects, network.version)
@@ -473,7 +510,9 @@ class StreamTransport(asyncio.Transport):
             other._uncredited += size
             other._wait()
         else:
-            other._credit(size)
+            flight = other._in_flight = other._in_flight - size
+            if other._paused_writing and flight - WINDOW <= other._low:
+                other._may_resume()
 
     def _fatal(self, error: BaseException) -> None:
         """The protocol raised: report it, and close the connection, as asyncio does."""
@@ -484,9 +523,8 @@ class StreamTransport(asyncio.Transport):
             self._soon(self._lose, error)
         self._loop.call_exception_handler(context)
 
-    def _credit(self, size: int) -> None:
-        """The peer's protocol has read so much."""
-        self._in_flight -= size
+    def _may_resume(self) -> None:
+        """The peer's protocol has read enough of what was sent."""
         if self._paused_writing and self._in_flight - WINDOW <= self._low and not self._dead:
             self._paused_writing = False
             if self._closing:
