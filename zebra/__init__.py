@@ -1,9 +1,9 @@
 """Zebra tests distributed systems the way production breaks them.
 
 The words, each explained where it lives: a *target* (`zebra.target`) has *roles*; a *node* (`zebra.node`) is a running
-instance on a host of the *topology*; a *cluster* (`zebra.cluster`) is a running target; a *substrate* (`zebra.substrate`)
-is where its nodes run; *parameters*, *spaces* and *assignments* are in `zebra.params`; *faults*, *selections* and
-*schedules* in `zebra.injection`; *events* and *histories* in `zebra.events`; *invariants* and *violations* in
+instance on a host of the *topology*; a *cluster* (`zebra.cluster`) is a running target; a *substrate*
+(`zebra.substrate`) is where its nodes run; *parameters*, *spaces* and *assignments* are in `zebra.params`; *faults*,
+*selections* and *schedules* in `zebra.injection`; *events* and *histories* in `zebra.events`; *invariants* and *violations* in
 `zebra.invariant`; a *run*, its RunSpec, *outcome* and token in `zebra.run`; *campaigns*, *trials* and *verdicts* in
 `zebra.campaign`.
 
@@ -66,7 +66,7 @@ _WHERE = {
     "zebra.topology": ("Topology",),
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = sorted(_NAMES)  # noqa: PLE0605
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str) -> Any:

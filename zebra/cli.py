@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="zebra", description="Test distributed systems with mixed configurations, faults and invariants.")
+    parser = _Parser(
+        prog="zebra", description="Test distributed systems with mixed configurations, faults and invariants."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Callable[..., int], text: str) -> argparse.ArgumentParser:
@@ -60,13 +62,17 @@ def _parser() -> _Parser:
     doctor = command("doctor", _doctor, "what this machine can run, and why not the rest")
     doctor.add_argument("--json", action="store_true", help="as a JSON object")
     campaign = command("campaign", _campaign, "decide which parameters are unsafe when nodes disagree")
-    campaign.add_argument("what", nargs="+", metavar="TARGET|PATH", help="a target's name, or files with tests marked zebra")
+    campaign.add_argument(
+        "what", nargs="+", metavar="TARGET|PATH", help="a target's name, or files with tests marked zebra"
+    )
     for name, default, text in _options():
         campaign.add_argument(f"--{name}", metavar=name.upper(), help=f"{text}; default {default or 'none'}")
     campaign.add_argument("-q", "--quiet", action="store_true", help="no progress")
     replay = command("replay", _replay, "run again exactly what a token says")
     replay.add_argument("token", help="a token (zebra1.…), or a file with one")
-    replay.add_argument("--report", metavar="DIR", default="zebra-report/replay", help="directory of the report; default %(default)s")
+    replay.add_argument(
+        "--report", metavar="DIR", default="zebra-report/replay", help="directory of the report; default %(default)s"
+    )
     report = command("report", _report, "check a stored report again and write its pages anew")
     report.add_argument("directory", type=Path, metavar="DIR")
     return parser
@@ -110,7 +116,9 @@ def _roles() -> list[dict[str, Any]]:
     from zebra.target import find_target, target_names
 
     return [
-        {"name": f"{t.name}.{name}", "about": _first_line(role)} for t in map(find_target, target_names()) for name, role in t.all_roles.items()
+        {"name": f"{t.name}.{name}", "about": _first_line(role)}
+        for t in map(find_target, target_names())
+        for name, role in t.all_roles.items()
     ]
 
 
@@ -144,14 +152,22 @@ def _invariants() -> list[dict[str, Any]]:
         load("invariants", family)
     for target in target_names():
         load("targets", target)
-    return [{"name": name, "on": ", ".join(describe(factory)[1]), "about": _first_line(factory)} for name, factory in registered().items()]
+    return [
+        {"name": name, "on": ", ".join(describe(factory)[1]), "about": _first_line(factory)}
+        for name, factory in registered().items()
+    ]
 
 
 def _substrates() -> list[dict[str, Any]]:
     from zebra.registry import load, members
 
     return [
-        {"name": s.name, "available": not s.unavailable(), "capabilities": ", ".join(s.capabilities), "about": _first_line(type(s))}
+        {
+            "name": s.name,
+            "available": not s.unavailable(),
+            "capabilities": ", ".join(s.capabilities),
+            "about": _first_line(type(s)),
+        }
         for s in (load("substrates", name).SUBSTRATE for name in members("substrates"))
     ]
 
@@ -159,7 +175,9 @@ def _substrates() -> list[dict[str, Any]]:
 def _reporters() -> list[dict[str, Any]]:
     from zebra.registry import load, members
 
-    return [{"name": name, "about": _first_line(getattr(load("reporters", name), name))} for name in members("reporters")]
+    return [
+        {"name": name, "about": _first_line(getattr(load("reporters", name), name))} for name in members("reporters")
+    ]
 
 
 def _doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -170,16 +188,25 @@ def _doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
     for name in members("substrates"):
         substrate = load("substrates", name).SUBSTRATE
         reason = substrate.unavailable()
-        cells = {c: "yes" if not reason and c in substrate.capabilities else reason or "not offered" for c in CAPABILITIES}
+        cells = {
+            c: "yes" if not reason and c in substrate.capabilities else reason or "not offered" for c in CAPABILITIES
+        }
         rows.append({"name": name, "available": not reason, "reason": reason, "capabilities": cells})
-    about = {"python": platform.python_version(), "system": platform.platform(), "zebra": _version(), "substrates": rows}
+    about = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "zebra": _version(),
+        "substrates": rows,
+    }
     if options.json:
         _print_json(about)
         return ExitCode.OK
     from tabulate import tabulate
 
     print(f"zebra {about['zebra']}, Python {about['python']}, {about['system']}")
-    print(tabulate([{"substrate": row["name"], **row["capabilities"]} for row in rows], headers="keys", tablefmt="simple"))
+    print(
+        tabulate([{"substrate": row["name"], **row["capabilities"]} for row in rows], headers="keys", tablefmt="simple")
+    )
     return ExitCode.OK
 
 
@@ -220,7 +247,13 @@ def _pytest(arguments: Sequence[str]) -> int:
 
     interrupts = Interrupts()
     plugin = [] if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD") is None else ["-p", "zebra"]
-    quiet = ["--no-header", "-p", "no:cacheprovider", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    quiet = [
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore:Module already imported:pytest.PytestAssertRewriteWarning",
+    ]
     code = pytest.main([*quiet, *plugin, *arguments], plugins=[interrupts])
     if interrupts.seen:
         return ExitCode.INTERRUPTED

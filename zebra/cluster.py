@@ -33,7 +33,7 @@ class ClientProxy:
         self._running.log.emit(self.name, kind, **fields)
 
     def op(self, kind: str, **fields: Any) -> Op:
-        """Record an operation: `async with cluster.client.op("write", key=k, value=v) as op:` (see `zebra.workload`)."""
+        """Record an operation: `async with cluster.client.op("write", key=k) as op:` (see `zebra.workload`)."""
         return Op(self, kind, fields)  # type: ignore[arg-type]
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -47,10 +47,10 @@ class ClientProxy:
 
 
 class Cluster:
-    """The nodes of one run. `client` is the first client; `config` is what every node has unless the assignment says more."""
+    """The nodes of one run. `client` is the first client; `config` what nodes have unless the assignment says more."""
 
-    def __init__(self, target: Target, running: Running, places: tuple[Place, ...], configs: Mapping[str, msgspec.Struct],
-                 config: Any, injector: Injector) -> None:  # fmt: skip
+    def __init__(self, target: Target, running: Running, places: tuple[Place, ...],
+                 configs: Mapping[str, msgspec.Struct], config: Any, injector: Injector) -> None:  # fmt: skip
         self.target, self.places, self.config = target, places, config
         self._running, self._configs, self._injector = running, dict(configs), injector
         self._waiters: list[tuple[Callable[[Event | None], bool], asyncio.Future[None]]] = []
@@ -121,7 +121,9 @@ class Cluster:
         """Carry out a schedule to its end; its times count from now."""
         await self._injector.follow(schedule, self.now)
 
-    async def configure(self, node: str, values: Mapping[str, Any], how: Literal["restart", "reload"] = "restart") -> None:
+    async def configure(
+        self, node: str, values: Mapping[str, Any], how: Literal["restart", "reload"] = "restart"
+    ) -> None:
         """Give a node other values of some parameters, by a planned restart or its role's `reload`."""
         config = self.target.space.replace(self._configs[self._node(node)], values)
         self._configs[node] = config

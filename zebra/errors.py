@@ -64,6 +64,10 @@ class NondeterminismError(ZebraError):
         self.first, self.second = first, second
 
 
+class Infrastructure(ZebraError):
+    """The machinery of a run failed, not the system under test: the run says nothing about it."""
+
+
 class Failed(ZebraError):
     """Raised by a client inside `op(...)`: the operation surely did not happen (its outcome is `fail`)."""
 

@@ -45,7 +45,9 @@ class Event:
         """The event of one line; raises ConfigError when the line is not one."""
         try:
             fields = msgspec.json.decode(line, type=dict[str, Any])
-            return cls(int(fields.pop("seq")), float(fields.pop("t")), str(fields.pop("node")), str(fields.pop("kind")), fields)
+            return cls(
+                int(fields.pop("seq")), float(fields.pop("t")), str(fields.pop("node")), str(fields.pop("kind")), fields
+            )
         except (msgspec.DecodeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ConfigError(f"history line {line[:60]!r}: not an event ({error})") from None
 
@@ -142,9 +144,17 @@ class EventLog:
     def __init__(self, history: History, now: Callable[[], float]) -> None:
         self.history, self._now, self._seq = history, now, 0
         self.listeners: list[Listener] = []
+        self.divert: Callable[[str, str, dict[str, Any]], Event] | None = None
+        """Takes (node, kind, fields) in place of the log, while several processes emit: it will `record` in order."""
 
     def emit(self, node: str, kind: str, /, **fields: Any) -> Event:
-        event = Event(self._seq, self._now(), node, kind, fields)
+        if self.divert is not None:
+            return self.divert(node, kind, fields)
+        return self.record(self._now(), node, kind, fields)
+
+    def record(self, t: float, node: str, kind: str, fields: dict[str, Any]) -> Event:
+        """Add an event of the time `t`, which is not before the last one's."""
+        event = Event(self._seq, t, node, kind, fields)
         self._seq += 1
         self.history.append(event)
         for listener in self.listeners:

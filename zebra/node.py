@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from random import Random
 from typing import Any, Generic, Protocol, TypeVar
 
 from zebra.blob import Blob
+from zebra.errors import Escape
 from zebra.topology import Place
 from zebra.workload import Op
 
@@ -31,10 +33,34 @@ class Disk(Protocol):
     def names(self) -> list[str]: ...
 
 
+class Outside(Protocol):
+    """What a real node offers to the programs that it starts; see the members of Node by the same names."""
+
+    directory: Path
+    environment: Mapping[str, str]
+
+    def bind(self, port: int) -> tuple[str, int]: ...
+    async def reach(self, name: str, port: int) -> tuple[str, int]: ...
+
+
 class Role(Protocol):
     """A role is a class called with a Node; `run` is its life. `reload(config)` is optional."""
 
     async def run(self) -> None: ...
+
+
+class Places(dict[str, Place]):
+    """Where every node is, by name, and the names by role; one for all nodes of a run."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        super().__init__(places)
+        names: dict[str, list[str]] = {}
+        self.index: dict[str, int] = {}
+        for name, place in places.items():
+            same = names.setdefault(place.role, [])
+            self.index[name] = len(same)
+            same.append(name)
+        self.by_role = {role: tuple(same) for role, same in names.items()}
 
 
 class Node(Generic[C]):
@@ -45,15 +71,20 @@ class Node(Generic[C]):
 
     def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
                  emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place], variants: frozenset[str],
-                 is_up: Callable[[str], bool], real_bytes: bool = False) -> None:  # fmt: skip
+                 is_up: Callable[[str], bool], real_bytes: bool = False, outside: Outside | None = None) -> None:  # fmt: skip
         self.place, self.config, self.incarnation, self.random, self.clock, self.disk = place, config, incarnation, random, clock, disk
         self.name, self.role = place.node, place.role
-        self.emit, self._ready, self._places, self._variants, self._is_up = emit, ready, places, variants, is_up
-        self._real_bytes = real_bytes
+        self.emit, self._ready, self._variants, self._is_up = emit, ready, variants, is_up
+        self._places = places if isinstance(places, Places) else Places(places)
+        self._real_bytes, self._outside = real_bytes, outside
 
     def peers(self, role: str) -> tuple[str, ...]:
         """The names of the other nodes of a role, up or not, in order."""
-        return tuple(name for name, place in self._places.items() if place.role == role and name != self.name)
+        names = self._places.by_role.get(role, ())
+        if role != self.role:
+            return names
+        mine = self._places.index[self.name]
+        return names[:mine] + names[mine + 1 :]
 
     def up(self, role: str) -> tuple[str, ...]:
         """The nodes of a role that the cluster means to be running now: for clients, as a scheduler would tell them."""
@@ -74,6 +105,31 @@ class Node(Generic[C]):
     def blob(self, seed: int, length: int) -> Blob:
         """Content of `length` bytes drawn from a seed: real bytes on real substrates, a rope that costs nothing on sim."""
         return Blob.random(seed, length, materialise=self._real_bytes)
+
+    # -- for the programs that a role starts: on real substrates only ------------------------------------------
+
+    def bind(self, port: int) -> tuple[str, int]:
+        """The real address where a server started by this node must listen so that it is reached as (name, port)."""
+        return self._real("bind").bind(port)
+
+    async def reach(self, name: str, port: int) -> tuple[str, int]:
+        """The address through which this node, and any program that it starts, reaches another node's port."""
+        return await self._real("reach").reach(name, port)
+
+    @property
+    def directory(self) -> Path:
+        """The node's private directory, which outlives its restarts."""
+        return self._real("directory").directory
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the environment of a program that it starts must hold: ZEBRA_NODE and ZEBRA_RUN."""
+        return dict(self._real("environment").environment)
+
+    def _real(self, what: str) -> Outside:
+        if self._outside is None:
+            raise Escape(f"node.{what} is for programs that a role starts: a simulated node runs none")
+        return self._outside
 
     def op(self, kind: str, **fields: Any) -> Op:
         """Record an operation of this client: `async with node.op("write", key=k, value=v):` (see `zebra.workload`)."""

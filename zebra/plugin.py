@@ -29,10 +29,16 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("zebra", "zebra: clusters, mixed configurations, faults, invariants")
     for name, default, text in OPTIONS:
-        group.addoption(f"--zebra-{name}", metavar=name.upper(), default=None, help=f"{text}; default {default or 'none'}")
+        group.addoption(
+            f"--zebra-{name}", metavar=name.upper(), default=None, help=f"{text}; default {default or 'none'}"
+        )
         parser.addini(f"zebra_{name}", f"{text} (as --zebra-{name})", default=default)
-    group.addoption("--zebra-campaign", action="store_true", help="decide which parameters are unsafe when nodes disagree")
-    group.addoption("--zebra-replay", metavar="TOKEN", default=None, help="run again exactly what a token (or a file of one) says")
+    group.addoption(
+        "--zebra-campaign", action="store_true", help="decide which parameters are unsafe when nodes disagree"
+    )
+    group.addoption(
+        "--zebra-replay", metavar="TOKEN", default=None, help="run again exactly what a token (or a file of one) says"
+    )
     parser.addini("zebra_invariants", "invariants checked in every zebra test, by name", type="args", default=[])
 
 

@@ -36,4 +36,6 @@ def load(group: Group, name: str) -> ModuleType:
     try:
         return import_module(known[family].value)
     except ImportError as error:
-        raise PluginError(f"{group[:-1]} {family!r}: its entry point {known[family].value} cannot be imported: {error}", family) from error
+        raise PluginError(
+            f"{group[:-1]} {family!r}: its entry point {known[family].value} cannot be imported: {error}", family
+        ) from error

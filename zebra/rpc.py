@@ -334,7 +334,7 @@ class _Connection(asyncio.Protocol):
             task.add_done_callback(lambda _: handle.cancel())
 
     def _replied(self, number: int, done: asyncio.Future[Any]) -> None:
-        """A handler has ended. It is a task of its own, for one wrapped in another would not be awaited if cancelled early."""
+        """A handler has ended. It is a task of its own: wrapped in another, it would not be awaited when cancelled."""
         self.serving.pop(number, None)
         if done.cancelled():
             return
@@ -534,7 +534,7 @@ class Rpc:
         return stream
 
     def cast(self, to: str, message: Message) -> None:
-        """Send a message that may be lost, doubled or overtaken, and is not answered; needs `serve(casts=…)` here too."""
+        """Send a message that may be lost, doubled or overtaken, and is not answered; needs `serve(casts=…)` here."""
         if self._datagrams is None:
             raise RuntimeError("casts need serve(..., casts={...}) first")
         data, _ = self.wire.pack(_CAST, 0, message, 0.0, self.node.name, self.node.incarnation)

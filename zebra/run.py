@@ -79,7 +79,11 @@ def decode_token(text: str) -> tuple[RunSpec, bool]:
     text = text.strip()
     if not text.startswith("zebra1."):
         version = text.partition(".")[0]
-        what = f"version {version} is unknown" if version.startswith("zebra") and "." in text else "it does not begin with 'zebra1.'"
+        what = (
+            f"version {version} is unknown"
+            if version.startswith("zebra") and "." in text
+            else "it does not begin with 'zebra1.'"
+        )
         raise ConfigError(f"token {text[:30]!r}: {what}, expected one that this version of zebra printed")
     body, made_by = text[7:-8], text[-8:]
     try:
@@ -114,8 +118,8 @@ class Outcome:
 
     `message` is one line for people; `error` the exception behind a fail or crash; `duration_s` is run time, `wall_s`
     the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
-    the event kinds that occurred; `reads` what a recording run read; `faults` the names of the faults injected; `replay`
-    the command that runs it again.
+    the event kinds that occurred; `reads` what a recording run read; `faults` the names of the faults injected;
+    `replay` the command that runs it again.
     """
 
     spec: RunSpec
@@ -142,7 +146,9 @@ class Outcome:
         lines = [f"{self.result}: {self.message}"]
         if self.violation is not None:
             seqs = set(self.violation.seqs())
-            lines[0] = f"{self.violation.invariant} does not hold at t={self.violation.t:.6f} s: {self.violation.message}"
+            lines[0] = (
+                f"{self.violation.invariant} does not hold at t={self.violation.t:.6f} s: {self.violation.message}"
+            )
             lines += [f"  {event!r}" for event in self.history if event.seq in seqs]
         for event, end_s in _bands(self.history):
             until = "the end" if end_s is None else f"{end_s:.3f} s"
@@ -165,14 +171,16 @@ def run(scenario: Scenario, spec: RunSpec, *, target: Target | None = None, inva
         history: History | None = None, record_reads: bool = False, report: Path | None = None) -> Outcome:  # fmt: skip
     """Run a scenario once and say how it went.
 
-    `target` overrides the look-up of `spec.target`; `invariants` (names or factories) are added to the target's, and one
-    that was asked for so and never exercised makes the run inconclusive. `history` may stream to a file. With
+    `target` overrides the look-up of `spec.target`; `invariants` (names or factories) are added to the target's, and
+    one that was asked for so and never exercised makes the run inconclusive. `history` may stream to a file. With
     `record_reads` every parameter read is noted. Raises ConfigError for bad input; whatever goes wrong later is in the
     Outcome.
     """
     started = time.perf_counter()
     target = find_target(spec.target) if target is None else target
-    this = _Run(scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads, report)
+    this = _Run(
+        scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads, report
+    )
     return this.go(started)
 
 
@@ -197,7 +205,9 @@ class _Run:
         self.configs = configs(assignment, target.space, self.places)
         self.base = target.space.replace(target.config(), values_for(assignment, _nowhere))
         self.asked = [find(item) if isinstance(item, str) else item for item in asked]
-        self.checks = Checks([*target.invariants, *(a for a in self.asked if a not in target.invariants)], self._announce)
+        self.checks = Checks(
+            [*target.invariants, *(a for a in self.asked if a not in target.invariants)], self._announce
+        )
         self.reads: set[Read] | None = set() if record_reads else None
         self.role_of = {place.node: place.role for place in self.places}
         self.kinds: set[str] = set()
@@ -262,9 +272,11 @@ class _Run:
     async def _main(self, running: Running) -> tuple[Result, str, BaseException | None]:
         self.broken = asyncio.get_running_loop().create_future()
         random = Random(f"{self.spec.seed}/faults")
+        cluster: Cluster
         selectors = {name: (lambda select=select: select(cluster)) for name, select in self.target.selectors.items()}
-        self.injector = Injector(running, self.places, random, selectors, lambda step: cluster.carry_out(step),
-                                 self.spec.without_faults)
+        self.injector = Injector(
+            running, self.places, random, selectors, lambda step: cluster.carry_out(step), self.spec.without_faults
+        )
         cluster = Cluster(self.target, running, self.places, self.configs, self.base, self.injector)
         try:
             error = await self._until_broken(running.start(place.node for place in self.places))
@@ -318,9 +330,18 @@ class _Run:
             async with asyncio.timeout(self.target.settle_s):
                 await self.target.progress(cluster)
         except Exception as error:
-            what = "no answer" if isinstance(error, TimeoutError) and not str(error) else f"{type(error).__name__}: {error}"
+            what = (
+                "no answer"
+                if isinstance(error, TimeoutError) and not str(error)
+                else f"{type(error).__name__}: {error}"
+            )
             self.checks._found(
-                Violation(f"no progress within {self.target.settle_s:g} s of healing: {what}", (), "zebra.progress", cluster.now)
+                Violation(
+                    f"no progress within {self.target.settle_s:g} s of healing: {what}",
+                    (),
+                    "zebra.progress",
+                    cluster.now,
+                )
             )
 
     def _judge(self, error: BaseException | None) -> tuple[Result, str, BaseException | None]:
@@ -354,9 +375,13 @@ class _Run:
             result, message, error, violation = "infrastructure", str(self.checks.error), self.checks.error, None
         if violation is not None:
             result, message = "fail", f"{violation.invariant}: {violation.message}"
-            self.log.emit("", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs())
+            self.log.emit(
+                "", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs()
+            )
         replay = "" if result == "pass" else self.spec.command(self.report)
-        self.log.emit("", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown)
+        self.log.emit(
+            "", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown
+        )
         duration_s = self.now()
         self.history.close()
         return Outcome(

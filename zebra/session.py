@@ -42,7 +42,7 @@ TRIAL_WALL_S = 120.0
 
 
 def test_id(item: pytest.Item) -> str:
-    """The name of a test that its seed and its tokens use; one shipped in a package goes by its module, from anywhere."""
+    """The name of a test in seeds and tokens; one that a package ships goes by its module, so from any directory."""
     module = getattr(getattr(item, "module", None), "__name__", "")
     return f"{module}::{item.nodeid.partition('::')[2]}" if module.startswith("zebra.") else item.nodeid
 
@@ -130,7 +130,9 @@ class Session:
     def _take(self, item: pytest.Item, number: int) -> None:
         name = test_id(item)
         if hasattr(getattr(item, "obj", None), "hypothesis"):
-            raise ConfigError(f"{name}: @given and the marker zebra do not mix, write a plain test that calls zebra.run(scenario, spec)")
+            raise ConfigError(
+                f"{name}: @given and the marker zebra do not mix, write a plain test that calls zebra.run"
+            )
         if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
             raise ConfigError(f"{name}: a test marked zebra is an `async def` function with a parameter `cluster`")
         self.tests[name], self._order[name] = item, number
@@ -150,7 +152,9 @@ class Session:
                 target.check_role(role)
                 if not isinstance(count, int) or isinstance(count, bool):
                     raise ConfigError(f"{role}={count!r} is not a number of nodes")
-            spec = spec_from_words(name, target, words, counts, self.substrate, own_seed(self.seed, name), self.option("timeout"))
+            spec = spec_from_words(
+                name, target, words, counts, self.substrate, own_seed(self.seed, name), self.option("timeout")
+            )
             self.asked[name] = [find(i) if isinstance(i, str) else i for i in words.get("invariants", ())]
             self.asked[name] += [find(i) for i in self.config.getini("zebra_invariants")]
         except ConfigError as error:
@@ -194,7 +198,9 @@ class Session:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise pytest.UsageError(f"zebra: {directory} is in use by another session, give --zebra-report") from None
+                raise pytest.UsageError(
+                    f"zebra: {directory} is in use by another session, give --zebra-report"
+                ) from None
             for old in (HISTORY, CAMPAIGN, "junit.xml", "index.html"):
                 (directory / old).unlink(missing_ok=True)
             for folder in ("replays", "trials"):
@@ -227,7 +233,9 @@ class Session:
     def _check_campaign(self) -> None:
         names = sorted({target.name for target in self.targets.values()})
         if len(names) > 1:
-            raise ConfigError(f"a campaign decides one target, these tests use {', '.join(names)}: name the tests of one")
+            raise ConfigError(
+                f"a campaign decides one target, these tests use {', '.join(names)}: name the tests of one"
+            )
         if not names:
             raise ConfigError("--zebra-campaign: no test marked zebra was collected")
         if not self.option("workers").isdecimal() or not 1 <= int(self.option("workers")) <= 512:
@@ -242,13 +250,16 @@ class Session:
         except ConfigError as error:
             raise pytest.UsageError(f"zebra: {error}") from None
         base = self._base_directory()
-        server = TrialServer(lambda trial: self._run_trial(trial, base), workers=int(self.option("workers")), trial_s=TRIAL_WALL_S)
+        server = TrialServer(
+            lambda trial: self._run_trial(trial, base), workers=int(self.option("workers")), trial_s=TRIAL_WALL_S
+        )
         (directory / "trials").mkdir(exist_ok=True)
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         try:
             with Progress(target.name, quiet=reporter is None or reporter.verbosity < 0) as progress:
                 campaign = Campaign(
-                    target, list(self.specs.values()), server, seed=self.seed, params=self.option("params"), accepted=accepted,
+                    target, list(self.specs.values()), server, seed=self.seed, params=self.option("params"),
+                    accepted=accepted,
                     progress=progress, keep=lambda number: str(directory / "trials" / f"{number:06d}.jsonl"),
                     describe=lambda spec: spec.command(directory).removeprefix("zebra replay "),
                 )  # fmt: skip
@@ -311,7 +322,9 @@ class Session:
         unknown -= {name for outcome in self.outcomes.values() for name in outcome.exercised}
         if unknown:
             terminal.write_line(f"zebra: no run exercised {', '.join(sorted(unknown))}")
-        if "directory" not in self.__dict__ or not any((self.directory / name).exists() for name in (HISTORY, CAMPAIGN)):
+        if "directory" not in self.__dict__ or not any(
+            (self.directory / name).exists() for name in (HISTORY, CAMPAIGN)
+        ):
             return
         terminal.write_sep("=", "zebra")
         for text in write_reports(Report.load(self.directory), verbose=self.result is not None):
@@ -342,8 +355,8 @@ def own_seed(seed: int, test: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{test}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts: Mapping[str, int], substrate: str, seed: int,
-                    timeout: str) -> RunSpec:  # fmt: skip
+def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts: Mapping[str, int],
+                    substrate: str, seed: int, timeout: str) -> RunSpec:  # fmt: skip
     """The RunSpec that a marker describes; raises ConfigError."""
     given = words.get("topology", target.topology)
     topology = given if isinstance(given, Topology) else Topology.parse(given, "topology")
@@ -353,7 +366,8 @@ def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts:
     validate(assignment, target.space, topology.places())
     return RunSpec(
         test=test, target=target.name, substrate=substrate, topology=topology, assignment=assignment,
-        schedule=Schedule.parse(words.get("schedule", ())), seed=seed, variant=target.check_variant(words.get("variant", "")),
+        schedule=Schedule.parse(words.get("schedule", ())), seed=seed,
+        variant=target.check_variant(words.get("variant", "")),
         timeout_s=seconds(timeout or words.get("timeout", 600.0), "timeout"),
     )  # fmt: skip
 
@@ -383,7 +397,9 @@ def read_accepted(path: str, target: Target) -> list[str]:
         name = line.partition("#")[0].strip()
         if name:
             if name not in list(target.space):
-                raise ConfigError(f"{file}:{number}: {target.name} has no parameter {name!r}, expected one a line, # begins a comment")
+                raise ConfigError(
+                    f"{file}:{number}: {target.name} has no parameter {name!r}, expected one a line, # begins a comment"
+                )
             names.append(name)
     return names
 

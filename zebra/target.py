@@ -28,9 +28,9 @@ class Target:
 
     `config` is a frozen msgspec struct, nested per dotted name. `roles` are classes called with a Node; `client` is one
     more, its node is client-1. `topology` holds the counts and places of what a test does not name. `invariants` are
-    factories. `selectors` name sets of nodes for faults, each a function of the cluster. `progress(cluster)` is what must
-    succeed within `settle_s` once everything is healed. `sometimes` are event kinds that a whole campaign must have
-    seen. `variants` are the planted bugs (`bug.…`) and safe forms (`safe.…`) that roles ask for. `accepted` lists
+    factories. `selectors` name sets of nodes for faults, each a function of the cluster. `progress(cluster)` is what
+    must succeed within `settle_s` once everything is healed. `sometimes` are event kinds that a whole campaign must
+    have seen. `variants` are the planted bugs (`bug.…`) and safe forms (`safe.…`) that roles ask for. `accepted` lists
     parameters known to be unsafe. `realtime` is an assignment for real substrates, `prepare(directory)` makes what is
     costly and immutable once.
     """
@@ -77,7 +77,9 @@ class Target:
         """The variants (comma-separated), if the target has them; raises ConfigError."""
         for name in filter(None, variant.split(",")):
             if name not in self.variants:
-                raise ConfigError(f"target {self.name}: variant {name!r} is unknown, it has {', '.join(self.variants) or 'none'}")
+                raise ConfigError(
+                    f"target {self.name}: variant {name!r} is unknown, it has {', '.join(self.variants) or 'none'}"
+                )
         return variant
 
     def full_topology(self, topology: Topology | None) -> Topology:

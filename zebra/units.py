@@ -48,7 +48,9 @@ class Unit:
         if match is None or factor is None:
             expected = f"expected a number or text like {example}"
             raise ConfigError(f"{what}: {_brief(value)} is not a quantity in {self.name}, {expected}")
-        number = float(match[1]) * factor if factor >= 1 else float(match[1]) / round(1 / factor)  # 10us is 1e-05 exactly
+        number = (
+            float(match[1]) * factor if factor >= 1 else float(match[1]) / round(1 / factor)
+        )  # 10us is 1e-05 exactly
         return int(number) if self.name == "B" and number.is_integer() and abs(number) < _HUGE else number
 
     def _factors(self) -> dict[str, float]:

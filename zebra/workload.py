@@ -33,7 +33,9 @@ class Op:
         self._node.emit("op.invoke", op=self._id, client=self._client, f=self._kind, **self._fields)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         outcome = "op.ok" if kind is None else "op.fail" if issubclass(kind, Failed) else "op.unknown"
         if outcome == "op.unknown":
             _logical(self._node).number += 1

@@ -1,4 +1,4 @@
-"""A small target with one parameter of each kind, for testing campaigns: servers that store, a client that reads back."""
+"""A small target with one parameter of each kind, to test campaigns: servers that store, a client that reads back."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import msgspec
 
 from zebra import Failed, Node, Param, Target, Topology
 from zebra.cluster import Cluster
-from zebra.rpc import Caller, Message, Request, RemoteError, Rpc, RpcError, Wire
+from zebra.rpc import Caller, Message, RemoteError, Request, Rpc, RpcError, Wire
 
 
-class Put(Request["Done"], tag="put"):
+class Put(Request["Done"], tag="put", frozen=True, kw_only=True):
     key: str
     text: str
     check: str
     batch: int = 0
 
 
-class Done(Message, tag="done"):
+class Done(Message, tag="done", frozen=True, kw_only=True):
     text: str = ""
 
 
-class Get(Request[Done], tag="get"):
+class Get(Request[Done], tag="get", frozen=True, kw_only=True):
     key: str
 
 
@@ -31,7 +31,7 @@ WIRE = Wire(Put, Done, Get, port=7000)
 
 
 class DepotConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`digest` unsafe both ways; `limit` only if a server's is below its client's; `salt` only with digest=crc; the rest is safe."""
+    """`digest` is unsafe, `limit` if a server's is below its client's, `salt` with digest=crc; the rest is safe."""
 
     digest: Literal["crc", "adler"] = "crc"
     limit: Annotated[int, Param("50", minimum=0)] = 100
@@ -89,7 +89,9 @@ class Client:
         for server in self.node.peers("server"):
             async with self.node.op("put", server=server):
                 try:
-                    await rpc.call(server, Put(key="k", text=text, check=digest(config, text), batch=config.limit), timeout_s=1.0)
+                    await rpc.call(
+                        server, Put(key="k", text=text, check=digest(config, text), batch=config.limit), timeout_s=1.0
+                    )
                 except (RemoteError, RpcError) as error:
                     raise Failed(str(error)) from error
             assert (await rpc.call(server, Get(key="k"), timeout_s=1.0)).text == text

@@ -35,7 +35,8 @@ class InProcess:
     def _one(self, trial: Trial) -> TrialResult:
         outcome = run(depot.store_and_read, trial.spec, target=depot.TARGET, record_reads=trial.record_reads)
         return TrialResult(
-            result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)), reads=tuple(sorted(outcome.reads)),
+            result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)),
+            reads=tuple(sorted(outcome.reads)),
             faults=outcome.faults,
         )  # fmt: skip
 

@@ -37,7 +37,8 @@ def test_each_list_is_an_array_of_objects_with_a_name(kind: str) -> None:
 def test_the_lists_hold_what_this_release_promises() -> None:
     names = {kind: {row["name"] for row in json.loads(zebra("list", kind, "--json")[1])} for kind in KINDS}
     assert names["faults"] >= {
-        "host.crash", "host.stop", "host.restart", "host.pause", "network.partition", "network.latency", "network.bandwidth", "network.loss",
+        "host.crash", "host.stop", "host.restart", "host.pause",
+        "network.partition", "network.latency", "network.bandwidth", "network.loss",
         "network.duplicate", "network.reset", "disk.lose_unsynced", "clock.offset",
     }  # fmt: skip
     assert "owl" in names["targets"] and "sim" in names["substrates"]

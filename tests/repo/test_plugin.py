@@ -63,7 +63,9 @@ async def test_more(cluster, tmp_path, text):
     run(project).assert_outcomes(passed=3)
 
 
-def test_a_violation_fails_the_test_with_its_events_the_fault_and_a_replay_that_repeats_it(project: pytest.Pytester) -> None:
+def test_a_violation_fails_the_test_with_its_events_the_fault_and_a_replay_that_repeats_it(
+    project: pytest.Pytester,
+) -> None:
     project.makepyfile(
         test_it="""
 import pytest
@@ -82,10 +84,23 @@ async def test_crash(cluster):
     )
     result = run(project)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*no_crash does not hold at t=*", "*node.crash*", "fault host.crash on server-2 from*", "replay: zebra replay zebra1.*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*no_crash does not hold at t=*",
+            "*node.crash*",
+            "fault host.crash on server-2 from*",
+            "replay: zebra replay zebra1.*",
+        ]
+    )
     token = re.search(r"zebra replay (zebra1\.\S+)", result.stdout.str())
     assert token is not None
-    again = subprocess.run([sys.executable, "-m", "zebra.cli", "replay", token[1]], cwd=project.path, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, "-m", "zebra.cli", "replay", token[1]],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 1, again.stdout + again.stderr
     assert "no_crash does not hold at t=" in again.stdout
     first = re.search(r"t=(\S+) s", result.stdout.str())
@@ -97,7 +112,13 @@ def test_a_replay_that_does_not_fail_says_so_with_exit_code_3(project: pytest.Py
     project.makepyfile(test_it=GOOD)
     script = "import zebra; print(zebra.RunSpec(test='test_it.py::test_store', target='depot').token())"
     token = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    again = subprocess.run([sys.executable, "-m", "zebra.cli", "replay", token], cwd=project.path, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, "-m", "zebra.cli", "replay", token],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 3, again.stdout + again.stderr
     assert "did not fail this time" in again.stdout
 
@@ -118,7 +139,9 @@ async def test_nothing(cluster):
     )
     result = run(project, "-rA")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*test_it.py ?*", "*inconclusive: no effect: network.loss on server-2*", "*1 inconclusive*"])
+    result.stdout.fnmatch_lines(
+        ["*test_it.py ?*", "*inconclusive: no effect: network.loss on server-2*", "*1 inconclusive*"]
+    )
     assert "<error" in (project.path / "zebra-report" / "junit.xml").read_text()
 
 
@@ -143,7 +166,9 @@ async def test_nothing(cluster):
         ("TARGET, invariants=['nope']", "invariant 'nope' is unknown"),
     ],
 )
-def test_bad_input_in_a_marker_is_one_line_and_pytests_usage_error(project: pytest.Pytester, marker: str, message: str) -> None:
+def test_bad_input_in_a_marker_is_one_line_and_pytests_usage_error(
+    project: pytest.Pytester, marker: str, message: str
+) -> None:
     project.makepyfile(test_it=GOOD.replace("TARGET, server=2", marker))
     result = project.runpytest_inprocess("-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -166,7 +191,9 @@ def test_bad_input_in_a_marker_is_one_line_and_pytests_usage_error(project: pyte
         (["--zebra-campaign", "-n", "2"], "do not mix"),
     ],
 )
-def test_bad_options_are_one_line_and_pytests_usage_error(project: pytest.Pytester, options: list[str], message: str) -> None:
+def test_bad_options_are_one_line_and_pytests_usage_error(
+    project: pytest.Pytester, options: list[str], message: str
+) -> None:
     project.makepyfile(test_it=GOOD)
     result = run(project, *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -180,11 +207,18 @@ def test_bad_options_are_one_line_and_pytests_usage_error(project: pytest.Pytest
     [
         ("@pytest.mark.zebra(TARGET)\ndef test_sync(cluster): pass", "is an `async def` function"),
         ("@pytest.mark.zebra(TARGET)\nasync def test_blind(): pass", "has a parameter `cluster`"),
-        ("@pytest.mark.zebra(TARGET)\n@given(integers())\nasync def test_given(cluster, n): pass", "@given and the marker zebra do not mix"),
+        (
+            "@pytest.mark.zebra(TARGET)\n@given(integers())\nasync def test_given(cluster, n): pass",
+            "@given and the marker zebra do not mix",
+        ),
     ],
 )
-def test_a_marked_test_of_the_wrong_kind_is_refused_in_one_line(project: pytest.Pytester, test: str, message: str) -> None:
-    project.makepyfile(test_it=GOOD + "\nfrom hypothesis import given\nfrom hypothesis.strategies import integers\n" + test)
+def test_a_marked_test_of_the_wrong_kind_is_refused_in_one_line(
+    project: pytest.Pytester, test: str, message: str
+) -> None:
+    project.makepyfile(
+        test_it=GOOD + "\nfrom hypothesis import given\nfrom hypothesis.strategies import integers\n" + test
+    )
     result = run(project)
     text = result.stdout.str() + result.stderr.str()
     assert result.ret != 0 and [line for line in text.splitlines() if message in line], text
@@ -196,7 +230,7 @@ def test_the_plugin_imports_nothing_when_no_zebra_test_is_collected(pytester: py
 import sys
 
 def test_plain():
-    assert not {name for name in sys.modules if name.split(".")[0] in ("msgspec", "networkx", "scipy", "rich", "jinja2")}
+    assert not {name for name in sys.modules if name.split(".")[0] in ("msgspec", "tabulate", "rich", "jinja2")}
     assert {name for name in sys.modules if name.split(".")[0] == "zebra"} == {"zebra", "zebra.plugin"}
 """
     )
@@ -246,11 +280,19 @@ def test_a_report_directory_in_use_is_refused(project: pytest.Pytester) -> None:
 
 
 def test_a_token_too_long_for_a_line_is_written_to_a_file(project: pytest.Pytester) -> None:
-    steps = ", ".join("{'fault': 'host.pause', 'on': 'server-%d', 'at': '%dms', 'for': '1ms'}" % (i % 2 + 1, i) for i in range(60))
+    steps = ", ".join(
+        f"{{'fault': 'host.pause', 'on': 'server-{i % 2 + 1}', 'at': '{i}ms', 'for': '1ms'}}" for i in range(60)
+    )
     test = GOOD.replace("server=2", f"server=2, schedule=[{steps}]") + "    assert False\n"
     project.makepyfile(test_it=test)
     result = run(project)
     found = re.search(r"replay: zebra replay (\S+\.txt)", result.stdout.str())
     assert found is not None, result.stdout.str()
-    again = subprocess.run([sys.executable, "-m", "zebra.cli", "replay", found[1]], cwd=project.path, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, "-m", "zebra.cli", "replay", found[1]],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 1, again.stdout + again.stderr

@@ -121,7 +121,7 @@ def test_requests_uploads_and_web_sockets_work_unmodified() -> None:
         assert await cluster.client.talk("zebra", "x" * 100_000) == ["ZEBRA", "X" * 100_000]
 
     history = outcome(scenario).history
-    assert [event["date"] for event in history.of("http.answer")][0] == "Thu, 01 Jan 2026 00:00:00 GMT"
+    assert history.of("http.answer")[0]["date"] == "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 def test_a_client_timeout_and_a_refused_connection_are_aiohttps_own_errors() -> None:

@@ -1,4 +1,4 @@
-"""The simulated loop and network answer as asyncio does on 127.0.0.1: each case runs on both and must come to the same."""
+"""The simulated loop and network answer as asyncio on 127.0.0.1: each case runs on both and must come to the same."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def test_a_parameter_that_one_node_reads_has_no_case() -> None:
 def test_pools_hold_every_case_once_and_no_parameter_twice(counts: dict[str, int], seed: int) -> None:
     cases = {name: [case(name, f"node-{i + 1}") for i in range(count)] for name, count in counts.items()}
     made = pools(cases, Random(seed))
-    assert sorted((c.parameter, c.who) for pool in made for c in pool) == sorted((c.parameter, c.who) for own in cases.values() for c in own)
+    assert sorted((c.parameter, c.who) for pool in made for c in pool) == sorted(
+        (c.parameter, c.who) for own in cases.values() for c in own
+    )
     assert all(len({c.parameter for c in pool}) == len(pool) for pool in made)
     assert len(made) == max(counts.values(), default=0)
 
@@ -112,7 +114,10 @@ def play(mixed_fails: Sequence[bool], base: bool = True, other: bool = True) -> 
     rounds = iter(mixed_fails)
 
     def rounds_of(seeds: list[int]) -> list[Round]:
-        return [Round(s, failed, base if failed else None, other if failed else None) for s, failed in zip(seeds, rounds, strict=False)]
+        return [
+            Round(s, failed, base if failed else None, other if failed else None)
+            for s, failed in zip(seeds, rounds, strict=False)
+        ]
 
     return decide(2000.0, rounds_of, lambda i: i)
 
@@ -145,11 +150,16 @@ def test_harmless_mixtures_are_called_unsafe_less_often_than_stated(threshold: f
         if evidence.value >= threshold:
             return 1.0
         hits = sum(r.hit for r in rounds)
-        if len(rounds) == ROUNDS_MAX or Evidence(threshold, [Round(0, True, True, True)] * (hits + ROUNDS_MAX - len(rounds))).value < threshold:
+        if (
+            len(rounds) == ROUNDS_MAX
+            or Evidence(threshold, [Round(0, True, True, True)] * (hits + ROUNDS_MAX - len(rounds))).value < threshold
+        ):
             return 0.0
         key = (len(rounds), hits)
         if key not in memo:
-            memo[key] = chance * wrong([*rounds, Round(0, True, True, True)]) + (1 - chance) * wrong([*rounds, Round(0, False)])
+            memo[key] = chance * wrong([*rounds, Round(0, True, True, True)]) + (1 - chance) * wrong(
+                [*rounds, Round(0, False)]
+            )
         return memo[key]
 
     memo: dict[tuple[int, int], float] = {}
@@ -176,7 +186,12 @@ def test_what_a_failure_needs_is_found_by_halving(count: int, data: st.DataObjec
 
 @pytest.mark.parametrize(
     ("who", "expected"),
-    [("hub", ("hub", "peer")), ("peer", ("peer", "hub")), ("peer:odd", ("peer-1+peer-3", "peer-2+hub-1")), ("peer-2", ("peer-2", "peer-1+peer-3+hub-1"))],
+    [
+        ("hub", ("hub", "peer")),
+        ("peer", ("peer", "hub")),
+        ("peer:odd", ("peer-1+peer-3", "peer-2+hub-1")),
+        ("peer-2", ("peer-2", "peer-1+peer-3+hub-1")),
+    ],
 )
 def test_the_two_sides_are_named_by_role_where_a_whole_role_holds_a_value(who: str, expected: tuple[str, str]) -> None:
     assert sides(case("t.mode", who), ("hub", "peer"), PLACES) == expected
@@ -187,7 +202,10 @@ def test_the_two_sides_are_named_by_role_where_a_whole_role_holds_a_value(who: s
 
 def test_one_by_one_runs_every_case_of_a_safe_parameter_and_stops_at_a_failure() -> None:
     cases = {"safe": [case("safe", f"n-{i}") for i in range(5)], "bad": [case("bad", f"n-{i}") for i in range(5)]}
-    assert baselines.one_by_one(cases, lambda c: c.parameter == "bad" and c.who == "n-2", lambda _: False, 12) == 5 + 3 + 2 + 12
+    assert (
+        baselines.one_by_one(cases, lambda c: c.parameter == "bad" and c.who == "n-2", lambda _: False, 12)
+        == 5 + 3 + 2 + 12
+    )
 
 
 def test_zebraconf_runs_both_halves_of_a_failed_pool_and_then_its_rounds() -> None:

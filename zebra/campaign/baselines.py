@@ -18,7 +18,7 @@ ROUNDS = 7
 
 def one_by_one(cases: Mapping[str, Sequence[Case]], fails: Callable[[Case], bool], invalid: Callable[[Case], bool],
                confirm_runs: int) -> int:  # fmt: skip
-    """Runs if every case were a run of its own; a failing one costs its two controls, an unsafe one `confirm_runs` more."""
+    """Runs if each case were a run of its own; one that fails costs two controls, an unsafe one `confirm_runs` more."""
     runs = 0
     for own in cases.values():
         for case in own:

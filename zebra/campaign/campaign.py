@@ -74,7 +74,8 @@ class Campaign:
 
     def __init__(self, target: Target, tests: Sequence[RunSpec], runner: Runner, *, seed: int, params: str = "*",
                  accepted: Sequence[str] = (), progress: Progress = lambda *_: None,
-                 keep: Callable[[int], str] = lambda _: "", describe: Callable[[RunSpec], str] = RunSpec.token) -> None:  # fmt: skip
+                 keep: Callable[[int], str] = lambda _: "",
+                 describe: Callable[[RunSpec], str] = RunSpec.token) -> None:  # fmt: skip
         self.target, self.specs, self.runner, self.seed = target, list(tests), runner, seed
         self.names = [name for name in target.space if fnmatchcase(name, params)]
         if not self.names:
@@ -95,17 +96,22 @@ class Campaign:
 
     # -- running trials --------------------------------------------------------------------------------------
 
-    def _spec(self, test: str, assignment: Assignment, seed: int, schedule: Schedule | None = None, **more: Any) -> RunSpec:
+    def _spec(
+        self, test: str, assignment: Assignment, seed: int, schedule: Schedule | None = None, **more: Any
+    ) -> RunSpec:
         own = self.tested[test].spec
         merged = {**without(own.assignment, *assignment), **assignment}
-        return msgspec.structs.replace(own, assignment=merged, seed=seed, schedule=own.schedule if schedule is None else schedule, **more)
+        return msgspec.structs.replace(
+            own, assignment=merged, seed=seed, schedule=own.schedule if schedule is None else schedule, **more
+        )
 
     def _run(self, purpose: Purpose, specs: Sequence[RunSpec], *, keep: Sequence[str] = ()) -> list[TrialResult]:
         """Results in order; a spec that ran before is answered from the cache."""
         keys = [msgspec.msgpack.encode(spec) for spec in specs]
         fresh = [i for i, key in enumerate(keys) if key not in self._cache and key not in keys[:i]]
         trials = [
-            Trial(spec=specs[i], purpose=purpose, record_reads=purpose == "prerun", history=keep[i] if keep else "") for i in fresh
+            Trial(spec=specs[i], purpose=purpose, record_reads=purpose == "prerun", history=keep[i] if keep else "")
+            for i in fresh
         ]
         for i, result in zip(fresh, self.runner.map(trials) if trials else [], strict=True):
             self._cache[keys[i]] = result
@@ -120,7 +126,9 @@ class Campaign:
         return [self._cache[key] for key in keys]
 
     def _report(self, stage: str, expected: int) -> None:
-        self.progress(stage, self.trials.total, max(expected, self.trials.total), [n for n, s in self.state.items() if s.found])
+        self.progress(
+            stage, self.trials.total, max(expected, self.trials.total), [n for n, s in self.state.items() if s.found]
+        )
 
     # -- the stages ------------------------------------------------------------------------------------------
 
@@ -188,7 +196,8 @@ class Campaign:
     def _run_pools(self, search: Search, batch: list[Pool]) -> None:
         first = self.trials.total
         specs = [
-            self._spec(pool.cases[0].test, mixed(pool.cases), trial_seed(self.seed, "pool", first + i)) for i, pool in enumerate(batch)
+            self._spec(pool.cases[0].test, mixed(pool.cases), trial_seed(self.seed, "pool", first + i))
+            for i, pool in enumerate(batch)
         ]
         for pool, result in zip(batch, self._run("pooled", specs), strict=True):
             if result.passed:
@@ -212,7 +221,9 @@ class Campaign:
             failing = [i for i, result in enumerate(results) if not result.passed]
             failures.extend((specs[i], results[i], files[i]) for i in failing)
             controls = [
-                self._spec(case.test, {case.parameter: {"*": value}}, seeds[i]) for i in failing for value in (case.base, case.other)
+                self._spec(case.test, {case.parameter: {"*": value}}, seeds[i])
+                for i in failing
+                for value in (case.base, case.other)
             ]
             answers = iter(self._run("control", controls))
             rounds = []
@@ -233,8 +244,9 @@ class Campaign:
             state.cleared.add(case)
             self.unexplained += 1
         else:
-            state.undecided.append(f"{case.who} on {self.target.space[case.parameter].show(case.other)} in {case.test}: {decision}, "
-                                   f"{sum(r.hit for r in evidence.rounds)} of {len(evidence.rounds)} rounds")  # fmt: skip
+            value, hits = self.target.space[case.parameter].show(case.other), sum(r.hit for r in evidence.rounds)
+            rounds = f"{hits} of {len(evidence.rounds)} rounds"
+            state.undecided.append(f"{case.who} on {value} in {case.test}: {decision}, {rounds}")
             state.failed.add(case)
 
     def _found(self, case: Case, evidence: Rounds, failures: list[tuple[RunSpec, TrialResult, str]]) -> ParameterResult:
@@ -296,11 +308,15 @@ class Campaign:
 
         needed = necessary(others, cures)
         requires = [f"{name}={self.target.space[name].show(observed[name])}" for name, _ in needed]
-        return requires + [f"fault:{name}" for name in necessary(self._faults(case), lambda names: self._passes_without(case, names))]
+        return requires + [
+            f"fault:{name}" for name in necessary(self._faults(case), lambda names: self._passes_without(case, names))
+        ]
 
     def _harmless(self, test: str, changed: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
         """Those changes for everybody with which the test passes, found by halving."""
-        spec = self._spec(test, {name: {"*": value} for name, value in changed}, trial_seed(self.seed, "requires", test))
+        spec = self._spec(
+            test, {name: {"*": value} for name, value in changed}, trial_seed(self.seed, "requires", test)
+        )
         if not changed or self._run("requires", [spec])[0].passed:
             return changed
         middle = len(changed) // 2
@@ -319,7 +335,9 @@ class Campaign:
         return all(result.passed for result in self._run("requires", specs))
 
     def _direction(self, case: Case) -> str:
-        specs = [self._spec(case.test, mixed([case.swapped()]), seed) for seed in self._seeds("direction", case, SWAP_SEEDS)]
+        specs = [
+            self._spec(case.test, mixed([case.swapped()]), seed) for seed in self._seeds("direction", case, SWAP_SEEDS)
+        ]
         if not all(result.passed for result in self._run("requires", specs)):
             return "both"
         tested = self.tested[case.test]
@@ -333,7 +351,9 @@ class Campaign:
         bad = sum(result.verdict in ("unsafe", "invalid") for result in results)
         cases: Mapping[str, list[Case]] = {name: state.cases for name, state in self.state.items() if state.cases}
         rounds = Rounds(len(self.names) * 2 / ERROR_RATE).rounds_to_go()
-        order = defaultdict(list, {name: sorted(own, key=lambda c: list(self.tested).index(c.test)) for name, own in cases.items()})
+        order = defaultdict(
+            list, {name: sorted(own, key=lambda c: list(self.tested).index(c.test)) for name, own in cases.items()}
+        )
         return CampaignResult(
             target=self.target.name, substrate=self.specs[0].substrate, seed=self.seed, trials=self.trials,
             bound_bits=round(baselines.bound_bits(len(results), bad), 1), error_rate=ERROR_RATE,
@@ -341,9 +361,14 @@ class Campaign:
                 one_by_one=self.trials.prerun + baselines.one_by_one(order, self._fails, self._is_invalid, 3 * rounds),
                 zebraconf=self.trials.prerun + baselines.zebraconf(self._pools, self._fails, self._is_invalid),
             ),
-            never=sorted(set(self.target.sometimes) - self.kinds) if len(self.names) == len(self.target.space) else [], left_out=self.left_out, unexplained=self.unexplained,
+            never=self._never(), left_out=self.left_out, unexplained=self.unexplained,
             parameters=results,
         )  # fmt: skip
+
+    def _never(self) -> list[str]:
+        """The target's `sometimes` that never were; a campaign over some parameters need not have seen them all."""
+        whole = len(self.names) == len(self.target.space)
+        return sorted(set(self.target.sometimes) - self.kinds) if whole else []
 
     def _fails(self, case: Case) -> bool:
         """Whether a case fails, as far as this campaign knows: one of an unsafe parameter that never passed."""
@@ -371,7 +396,10 @@ class Campaign:
             result.verdict, result.evidence = "invalid", state.invalid_evidence
             result.values, result.note = bad, "fails on all nodes alike"
         elif any(case not in state.cleared for case in valid):
-            result.verdict, result.note = "undecided", "; ".join(state.undecided) or "not every case was in a run that passed"
+            result.verdict, result.note = (
+                "undecided",
+                "; ".join(state.undecided) or "not every case was in a run that passed",
+            )
         else:
             tests = len({case.test for case in valid})
             result.note = f"{len(valid)} cases in {tests} tests, {state.trials} runs with as many seeds{also}"

@@ -87,7 +87,7 @@ class Evidence:
 
 
 def decide(threshold: float, play: Callable[[list[int]], list[Round]], seeds: Callable[[int], int]) -> Evidence:
-    """Play rounds until the evidence decides. `play` takes seeds and returns their rounds; `seeds(i)` is the i-th seed."""
+    """Play rounds until the evidence decides. `play` takes seeds, returns their rounds; `seeds(i)` is the i-th seed."""
     evidence = Evidence(threshold)
     while evidence.decision() is None:
         done = len(evidence.rounds)

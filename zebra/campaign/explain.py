@@ -33,7 +33,7 @@ def _guilty(items: list[T], cures: Callable[[Sequence[T]], bool]) -> list[T]:
 
 
 def sides(case: Case, roles: Sequence[str], places: Sequence[Place]) -> tuple[str, str]:
-    """Who holds `other` and who holds `base`, among the nodes that read the parameter: a role's name or nodes' names."""
+    """Who holds `other` and who `base`, among the nodes that read the parameter: a role's name or nodes' names."""
     reading = [place for place in places if place.role in roles]
     number = {place.node: int(place.node.rpartition("-")[2]) for place in reading}
 

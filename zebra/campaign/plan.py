@@ -45,7 +45,9 @@ def readers(parameter: str, reads: Iterable[Read]) -> tuple[str, ...]:
     return tuple(sorted({read.role for read in reads if read.parameter == parameter}))
 
 
-def cases_of(test: str, parameter: Parameter, observed: Value, roles: tuple[str, ...], places: tuple[Place, ...]) -> list[Case]:
+def cases_of(
+    test: str, parameter: Parameter, observed: Value, roles: tuple[str, ...], places: tuple[Place, ...]
+) -> list[Case]:
     """Every case of a parameter in a test, the candidates in their order."""
     reading = [place for place in places if place.role in roles]
     found: dict[tuple[Value, ...], Case] = {}

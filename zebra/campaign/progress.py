@@ -25,20 +25,28 @@ class Progress:
 
             text = TextColumn("{task.description}")
             counts = TextColumn("{task.completed} of about {task.total} trials · {task.fields[found]}")
-            self._live = Live(text, BarColumn(24), counts, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+            self._live = Live(
+                text, BarColumn(24), counts, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+            )
             self._live.start()
             self._task = self._live.add_task(self._title, total=None, found="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
     def __call__(self, stage: str, done: int, expected: int, found: Sequence[str]) -> None:
         culprits = f"{len(found)} unsafe"
         if self._live is not None:
-            self._live.update(self._task, description=f"{self._title}: {stage}", completed=done, total=expected, found=culprits)
+            self._live.update(
+                self._task, description=f"{self._title}: {stage}", completed=done, total=expected, found=culprits
+            )
         elif not self._quiet and stage != self._stage:
             wall_s = time.monotonic() - self._began
-            print(f"zebra {self._title}: {stage}: {done} trials, {culprits}, {wall_s:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"zebra {self._title}: {stage}: {done} trials, {culprits}, {wall_s:.1f} s", file=sys.stderr, flush=True
+            )
         self._stage = stage

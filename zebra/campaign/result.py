@@ -83,9 +83,15 @@ class CampaignResult(msgspec.Struct, kw_only=True):
     parameters: list[ParameterResult]
 
     def problems(self) -> list[str]:
-        """What keeps the campaign from being a success, a line each: the reasons for exit code 1 (or 3, see `undecided`)."""
-        lines = [f"unsafe and not accepted: {p.name}" for p in self.parameters if p.verdict == "unsafe" and not p.accepted]
-        lines += [f"accepted as unsafe but {p.verdict}: {p.name}" for p in self.parameters if p.accepted and p.verdict != "unsafe"]
+        """What keeps the campaign from being a success, a line each: why its exit code is not 0."""
+        lines = [
+            f"unsafe and not accepted: {p.name}" for p in self.parameters if p.verdict == "unsafe" and not p.accepted
+        ]
+        lines += [
+            f"accepted as unsafe but {p.verdict}: {p.name}"
+            for p in self.parameters
+            if p.accepted and p.verdict != "unsafe"
+        ]
         lines += [f"never happened in any run: {kind}" for kind in self.never]
         lines += [f"left out, does not pass on its own: {test}" for test in self.left_out]
         return lines + [f"undecided: {p.name}: {p.note}" for p in self.parameters if p.verdict == "undecided"]

@@ -16,7 +16,10 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 class Inject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="inject"):
-    """At `at_s` seconds after the cluster was ready inject a fault on groups of selections; heal it `for_s` later, or at the end."""
+    """At `at_s` seconds after the cluster was ready inject a fault on groups of selections; heal it `for_s` later.
+
+    Without `for_s` it lasts to the end of the test.
+    """
 
     fault: str
     on: Groups

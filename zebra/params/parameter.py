@@ -21,7 +21,8 @@ class Param:
     """What an annotation adds to a field of a configuration: `size: Annotated[int, Param("4MiB", unit="B")] = 8 << 20`.
 
     `candidates` are the alternatives to the default that campaigns try; without them they are derived from the type.
-    `unit` is "s", "B" or "" (a plain number); `minimum` and `maximum` bound what is accepted at all.
+    `unit` is "s", "B" or "" (a plain number); `minimum` and `maximum` bound what is accepted at all. `why` says why
+    there are no candidates, where a target knows: reports show it with the verdict *untested*.
     """
 
     candidates: tuple[Value, ...]
@@ -30,11 +31,12 @@ class Param:
     maximum: float = math.inf
     pattern: str = ""
     doc: str = ""
+    why: str = ""
 
     def __init__(self, *candidates: Value, unit: str = "", minimum: float = 0.0, maximum: float = math.inf,
-                 pattern: str = "", doc: str = "") -> None:  # fmt: skip
+                 pattern: str = "", doc: str = "", why: str = "") -> None:  # fmt: skip
         for name, value in (("candidates", candidates), ("unit", unit), ("minimum", minimum), ("maximum", maximum),
-                            ("pattern", pattern), ("doc", doc)):  # fmt: skip
+                            ("pattern", pattern), ("doc", doc), ("why", why)):  # fmt: skip
             object.__setattr__(self, name, value)
 
 
@@ -98,7 +100,11 @@ class Parameter:
 
 
 class Space(Mapping[str, Parameter]):
-    """All parameters of a target by name, read from the annotations of its configuration structs."""
+    """All parameters of a target by name, read from the annotations of its configuration structs.
+
+    A parameter is called after its field, or by the field's encoded name where the struct was made with `rename`: so a
+    parameter can have the very name that a server has for it, such as `valkey.repl-backlog-size`.
+    """
 
     def __init__(self, prefix: str, config: type[msgspec.Struct]) -> None:
         self.prefix, self.config = prefix, config
@@ -148,17 +154,16 @@ def _set(config: msgspec.Struct, path: tuple[str, ...], value: Value) -> msgspec
 def _walk(prefix: str, config: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[Parameter]:
     hints = get_type_hints(config, include_extras=True)
     defaults = config()
-    for name in config.__struct_fields__:
-        hint, here, param = hints[name], (*path, name), Param()
+    for name, shown in zip(config.__struct_fields__, config.__struct_encode_fields__, strict=True):
+        hint, here, dotted, param = hints[name], (*path, name), f"{prefix}.{shown}", Param()
         if get_origin(hint) is Annotated:
             hint, *extras = get_args(hint)
             param = next((extra for extra in extras if isinstance(extra, Param)), param)
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            yield from _walk(prefix, hint, here)
+            yield from _walk(dotted, hint, here)
             continue
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         kind = type(choices[0]) if choices else hint
-        dotted = ".".join((prefix, *here))
         if kind not in (bool, int, float, str):
             raise PluginError(f"{dotted}: type {hint} is not bool, int, float, str or a Literal of them", dotted)
         default = getattr(defaults, name)

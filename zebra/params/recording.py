@@ -22,9 +22,10 @@ class Read(msgspec.Struct, frozen=True, order=True):
 def recording(config: C, prefix: str, note: Callable[[str, Any], None]) -> C:
     """The same configuration, of the same type, calling `note(parameter, value)` whenever a parameter is read."""
     base = type(config)
+    names = dict(zip(base.__struct_fields__, base.__struct_encode_fields__, strict=True))
     inner = {
-        name: recording(value, f"{prefix}.{name}", note) if isinstance(value, msgspec.Struct) else value
-        for name in base.__struct_fields__
+        name: recording(value, f"{prefix}.{names[name]}", note) if isinstance(value, msgspec.Struct) else value
+        for name in names
         for value in [getattr(config, name)]
     }
     leaves = frozenset(name for name, value in inner.items() if not isinstance(value, msgspec.Struct))
@@ -32,7 +33,7 @@ def recording(config: C, prefix: str, note: Callable[[str, Any], None]) -> C:
     def read(self: Any, name: str) -> Any:
         value = object.__getattribute__(self, name)
         if name in leaves:
-            note(f"{prefix}.{name}", value)
+            note(f"{prefix}.{names[name]}", value)
         return value
 
     members = {"__getattribute__": read, "__module__": base.__module__}

@@ -16,16 +16,19 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from zebra.errors import Escape, NodeDown, TargetError
-from zebra.node import Node
+from zebra.node import Node, Places
 from zebra.params.recording import recording
 from zebra.substrate import Effect, Plan, Running
 from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks, SimProcesses
 from zebra.substrate.sim.isolation import isolated
 from zebra.substrate.sim.loop import SimLoop
-from zebra.substrate.sim.machine import Machine, Process, abandon
+from zebra.substrate.sim.machine import Machine, Process, abandon, end
 from zebra.substrate.sim.network import Network
 
 T = TypeVar("T")
+
+GC_STEPS_PER_NODE = 200
+"""A large cluster collects its garbage less often: each time costs in proportion to its nodes."""
 
 
 class SimRunning:
@@ -38,9 +41,9 @@ class SimRunning:
         self.next_effect = itertools.count(1).__next__
         self.capabilities: Mapping[str, Any] = {
             kind.name: kind(self) for kind in (SimProcesses, SimLinks, SimClocks, SimDisks)
-        }  # type: ignore[abstract]
+        }
         self._configs = dict(plan.configs)
-        self._places = {place.node: place for place in plan.places}
+        self._places = Places({place.node: place for place in plan.places})
         self._roles: dict[str, Any] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
@@ -62,7 +65,7 @@ class SimRunning:
         waiting = {node: self._boot(self.network.machines[node]) for node in nodes if not self.is_up(node)}
         if not waiting:
             return
-        done, late = await asyncio.wait(waiting.values(), timeout=self.plan.start_s)
+        _, late = await asyncio.wait(waiting.values(), timeout=self.plan.start_s)
         for node, ready in waiting.items():
             if ready in late:
                 raise TargetError(f"{node} was not ready {self.plan.start_s:g} s after its start")
@@ -196,9 +199,8 @@ class SimRunning:
 
     def kill(self) -> None:
         """End every process at once; nothing of it is recorded."""
-        for machine in self.network.machines.values():
-            if machine.process is not None:
-                machine.process.die(silent=True)
+        running = [machine.process for machine in self.network.machines.values() if machine.process is not None]
+        end(self.loop, running, silent=True)
 
     def _error(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -222,6 +224,7 @@ class SimSubstrate:
 
     def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
         loop = SimLoop()  # type: ignore[abstract]
+        loop.gc_steps = max(loop.gc_steps, GC_STEPS_PER_NODE * len(plan.places))
         with isolated(loop, plan.seed):
             running = SimRunning(plan, loop)
             loop.watch(plan.timeout_s, plan.on_second)

@@ -27,13 +27,15 @@ from zebra.substrate.sim.loop import CURRENT, SimLoop
 from zebra.substrate.sim.machine import BOOT_S, EPOCH_S
 from zebra.substrate.sim.network import SimSocket
 
-_RANDOM = ("random", "uniform", "triangular", "randint", "choice", "choices", "randrange", "sample", "shuffle", "randbytes",
-           "getrandbits", "gauss", "normalvariate", "lognormvariate", "expovariate", "vonmisesvariate", "gammavariate",
-           "betavariate", "paretovariate", "weibullvariate", "seed", "getstate", "setstate")  # fmt: skip
+_RANDOM = (
+    "random", "uniform", "triangular", "randint", "choice", "choices", "randrange", "sample", "shuffle",
+    "randbytes", "getrandbits", "gauss", "normalvariate", "lognormvariate", "expovariate", "vonmisesvariate",
+    "gammavariate", "betavariate", "paretovariate", "weibullvariate", "seed", "getstate", "setstate",
+)  # fmt: skip
 _AUDITED = frozenset({
     "socket.__new__", "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname",
-    "socket.gethostbyaddr", "socket.getnameinfo", "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn",
-    "os.spawn", "os.exec", "pty.spawn", "_thread.start_new_thread",
+    "socket.gethostbyaddr", "socket.getnameinfo", "subprocess.Popen", "os.system", "os.fork", "os.forkpty", 
+    "os.posix_spawn",     "os.spawn", "os.exec", "pty.spawn", "_thread.start_new_thread",
 })  # fmt: skip
 _MISSING = object()
 _STATEFUL = ("_last_timestamp", "_last_timestamp_v6", "_last_timestamp_v7", "_last_counter_v7")  # of uuid
@@ -87,7 +89,9 @@ def _changing(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ["add", "remove", "discard", "clear", "update", "intersection_update", "difference_update", "symmetric_difference_update", "__ior__", "__iand__", "__isub__", "__ixor__"]:  # fmt: skip
+_CHANGING = ("add", "remove", "discard", "clear", "update", "intersection_update", "difference_update",
+             "symmetric_difference_update", "__ior__", "__iand__", "__isub__", "__ixor__")  # fmt: skip
+for _name in _CHANGING:
     setattr(OrderedSet, _name, _changing(_name))
 
 
@@ -176,11 +180,12 @@ def _answers(loop: SimLoop, seed: int) -> list[tuple[Any, str, Callable[..., Any
         (time, "asctime", lambda at=None: asctime(localtime(wall()) if at is None else at)),
         (time, "strftime", lambda form, at=None: strftime(form, localtime(wall()) if at is None else at)),
         (time, "sleep", _forbidden("time.sleep", "use asyncio.sleep")),
-        (threading.Thread, "start", _forbidden("threading.Thread.start", "it has one thread; asyncio.to_thread runs in line")),
-        (threading.Condition, "wait", _forbidden("threading.Condition.wait", "nobody could ever wake it, use asyncio's own")),
-        (_thread, "start_new_thread", _forbidden("_thread.start_new_thread", "it has one thread; asyncio.to_thread runs in line")),
+        (threading.Thread, "start", _forbidden("threading.Thread.start", "it has one thread; use asyncio.to_thread")),
+        (threading.Condition, "wait", _forbidden("threading.Condition.wait", "nobody could wake it; use asyncio's")),
+        (_thread, "start_new_thread", _forbidden("_thread.start_new_thread", "use asyncio.to_thread")),
         (os, "urandom", urandom), (os, "getpid", pid),
-        (random, "_urandom", urandom), (random.Random, "seed", seed_it), *((random, name, draw(name)) for name in _RANDOM),
+        (random, "_urandom", urandom), (random.Random, "seed", seed_it),
+        *((random, name, draw(name)) for name in _RANDOM),
         (uuid, "getnode", lambda: 0x02005EBA0001),
         (socket, "getaddrinfo", getaddrinfo), (socket, "gethostname", hostname), (socket, "getfqdn", hostname),
         (socket, "gethostbyname", lambda host: getaddrinfo(host, 0)[0][4][0]),

@@ -14,7 +14,7 @@ import os
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Container, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -252,7 +252,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._tick_at = min(deadline_s, self.now // 1 + 1) if on_second else deadline_s
 
     def _tick(self, when: float) -> bool:
-        """Let the full seconds before `when` pass; whether one of them made something ready. Raises Hang at the deadline."""
+        """Let the full seconds before `when` pass; whether one made something ready. Raises Hang at the deadline."""
         while self._on_second is not None and self._tick_at <= min(when, self._deadline_s):
             self.now = self._tick_at
             self._on_second()
@@ -304,7 +304,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self.now
 
     def _close_generator(self, generator: Any) -> None:
-        """An asynchronous generator was dropped before its end: its `finally` blocks run in a task, as asyncio does it."""
+        """An asynchronous generator was dropped: its `finally` blocks run in a task, as asyncio does it."""
         process = CURRENT.get()
         closing = generator.aclose()
         if self._closed or (process is not None and not process.alive):
@@ -319,7 +319,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     async def shutdown_asyncgens(self) -> None:
         pass
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         pass
 
     def get_debug(self) -> bool:
@@ -330,7 +330,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
         *,
@@ -347,7 +347,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if factory is not None:
             raise Escape("task factories are not simulated: tasks are numbered, so that sets of them keep one order")
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """The function's result, run in line: a simulation has one thread. The caller hears of it at the next step."""
         future: asyncio.Future[T] = self.create_future()
         try:
@@ -388,13 +388,13 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # -- processes -------------------------------------------------------------------------------------------
 
-    def drop(self, process: Process) -> None:
-        """Forget everything that a process had scheduled."""
+    def drop(self, processes: Container[Process | None]) -> None:
+        """Forget everything that some processes had scheduled."""
         for handle in self._ready:
-            if handle.process is process:
+            if handle.process in processes:
                 handle.cancel()
         for _, _, handle in self._timers:
-            if handle.process is process:
+            if handle.process in processes:
                 handle.cancel()
 
     def park(self, process: Process) -> list[tuple[float, Handle]]:
@@ -484,7 +484,8 @@ def _refuse(name: str, instead: str) -> Callable[..., Any]:
 
 for _names, _instead in {
     "add_reader add_writer remove_reader remove_writer": "there are no file descriptors, use streams or protocols",
-    "sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_sendfile sock_accept connect_accepted_socket":
+    "sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_sendfile sock_accept "
+    "connect_accepted_socket":
         "hand the socket to create_connection, or use streams",
     "subprocess_exec subprocess_shell connect_read_pipe connect_write_pipe": "a simulation has no other processes",
     "create_unix_connection create_unix_server": "only IP is simulated",

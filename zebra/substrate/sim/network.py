@@ -45,8 +45,10 @@ class Bucket:
 class Path:
     """One ordered pair of nodes: its base latency, and the link effects that touch it at present."""
 
-    __slots__ = ("base_s", "buckets", "datagram_s", "drops", "effects", "jitter_s", "left_s", "local", "rejects", "source", "target",
-                 "version")  # fmt: skip
+    __slots__ = (
+        "base_s", "buckets", "datagram_s", "drops", "effects", "jitter_s", "left_s", "local", "rejects", "source",
+        "target", "version",
+    )  # fmt: skip
 
     def __init__(self, source: Machine, target: Machine, base_s: float, jitter: float) -> None:
         self.source, self.target, self.base_s, self.jitter_s = source, target, base_s, base_s * jitter
@@ -208,7 +210,7 @@ class SimSocket(socket.socket):
     proto = property(lambda self: self._proto)
 
     def setblocking(self, flag: bool) -> None: ...
-    def setsockopt(self, *args: Any) -> None: ...  # type: ignore[override]
+    def setsockopt(self, *args: Any) -> None: ...
     def settimeout(self, value: float | None) -> None: ...
     def __del__(self) -> None: ...
 
@@ -241,7 +243,9 @@ class SimSocket(socket.socket):
         raise Escape("a blocking socket call inside a simulation: use asyncio's streams or loop.sock_connect")
 
 
-for _name in ["connect", "connect_ex", "send", "sendall", "sendmsg", "recv", "recv_into", "recvfrom", "recvfrom_into", "sendto", "accept", "listen", "makefile"]:
+_BLOCKING = ("connect", "connect_ex", "send", "sendall", "sendmsg", "recv", "recv_into", "recvfrom", "recvfrom_into",
+             "sendto", "accept", "listen", "makefile")  # fmt: skip
+for _name in _BLOCKING:
     setattr(SimSocket, _name, SimSocket._blocking)
 
 
@@ -443,7 +447,7 @@ class Network:
         return ConnectionRefusedError(errno.ECONNREFUSED, f"connection to {target.name}:{port} was refused")
 
     def _bound(self, host: Any, what: str) -> tuple[Machine, bool]:
-        """The machine that the code runs on, and whether `host` is its loopback; raises OSError for another's address."""
+        """The machine that the code runs on, and whether `host` is its loopback; OSError for another's address."""
         machine = self.here()
         if host not in (None, "", "0.0.0.0", "::") and self.resolve(host) is not machine:
             raise OSError(
@@ -451,8 +455,8 @@ class Network:
             )
         return machine, host in ("localhost", "::1") or str(host).startswith("127.")
 
-    async def listen(self, factory: Any, host: Any, port: Any, *, ssl: Any = None, sock: Any = None, start_serving: bool = True,
-                     **_: Any) -> SimServer:  # fmt: skip
+    async def listen(self, factory: Any, host: Any, port: Any, *, ssl: Any = None, sock: Any = None,
+                     start_serving: bool = True, **_: Any) -> SimServer:  # fmt: skip
         if ssl:
             raise Escape("TLS is not simulated: listen without ssl")
         if sock is not None:

@@ -57,10 +57,11 @@ class StreamTransport(asyncio.Transport):
     """
 
     __slots__ = (
-        "_begun", "_behind", "_broken", "_closing", "_data_received", "_dead", "_eof_sent", "_high", "_in_flight", "_last_s",
-        "_left_s", "_loop", "_lost", "_low", "_machine", "_names", "_network", "_off", "_other", "_out", "_paused_writing",
-        "_process", "_pumping", "_queue", "_reading", "_received", "_rest", "_rto_s", "_stall_began_s", "_unacked",
-        "_uncredited", "context", "protocol", "server",
+        "_begun", "_behind", "_broken", "_closing", "_data_received", "_dead", "_eof_sent", "_high",
+        "_in_flight", "_last_s", "_left_s", "_loop", "_lost", "_low", "_machine", "_names", "_network",
+        "_off", "_other", "_out", "_paused_writing", "_process", "_pumping", "_queue", "_reading",
+        "_received", "_rest", "_rto_s", "_stall_began_s", "_unacked", "_uncredited", "context", "protocol",
+        "server",
     )  # fmt: skip
 
     def __init__(self, network: Network, process: Process | None, machine: Machine, peer: tuple[str, int], port: int,
@@ -405,7 +406,7 @@ class StreamTransport(asyncio.Transport):
             effect.hits += 1
         if silent or not other._machine.powered:
             if self._loop.now - self._stall_began_s > GIVE_UP_S:
-                self._fail(TimeoutError(errno.ETIMEDOUT, "connection timed out"))  # type: ignore[arg-type]
+                self._fail(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
                 return
             self._rto_s = min(self._rto_s * 2, RTO_MAX_S)
             self._loop.call_later(self._rto_s, self._retry, context=self._loop.kernel)
@@ -526,14 +527,15 @@ class StreamTransport(asyncio.Transport):
     def _may_resume(self) -> None:
         """The peer's protocol has read enough of what was sent."""
         if self._paused_writing and self._in_flight - WINDOW <= self._low and not self._dead:
-            self._paused_writing = False
             if self._closing:
+                self._paused_writing = False
                 self._soon(self._lose, None)
             else:
                 self._soon(self._resume_writing)
 
     def _resume_writing(self) -> None:
-        if not self._lost and not self._dead:
+        if self._paused_writing and not self._lost and not self._dead:
+            self._paused_writing = False  # not before: a write in between must not pause the protocol a second time
             self.protocol.resume_writing()
 
     # -- the end ---------------------------------------------------------------------------------------------

@@ -1,0 +1,118 @@
+"""One direction of a proxied connection: a queue of chunks, each let go when its toxics say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, Literal
+
+from zebra.proxy.toxics import HOLD, Toxic
+
+Kind = Literal["open", "accept", "refuse", "data", "end", "break"]
+Then = Literal["", "close", "reset", "refuse"]
+
+QUEUE_BYTES_MAX = 1 << 20
+"""A link that holds more stops reading, as a full window stops a sender."""
+
+
+class Chunk:
+    """Something that passes a link: data, or what happens to the connection. `at_s` is when it was received.
+
+    `open` asks for a connection, `accept` and `refuse` answer; `end` is a half-close, `break` a reset by the sender.
+    `then` is what happens to the connection once this chunk was let go.
+    """
+
+    __slots__ = ("at_s", "data", "delays", "kind", "then")
+
+    def __init__(self, kind: Kind, data: bytes, at_s: float) -> None:
+        self.kind, self.data, self.at_s = kind, data, at_s
+        self.delays: dict[Toxic, float] = {}
+        self.then: Then = ""
+
+
+class Link:
+    """Chunks from one node to another. `deliver` hands one on, `end` ends the connection, `hold_back` stops the source.
+
+    `ready` is False while nobody takes what is handed on. `state` is what toxics remember about this link.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: str, target: str, random: Random,
+                 deliver: Callable[[Chunk], None], end: Callable[[Then], None],
+                 hold_back: Callable[[bool], None]) -> None:  # fmt: skip
+        self.loop, self.source, self.target, self.random = loop, source, target, random
+        self.end = end
+        self.toxics: tuple[Toxic, ...] = ()
+        self.state: dict[Toxic, Any] = {}
+        self.ready = True
+        self._deliver, self._hold_back = deliver, hold_back
+        self._queue: deque[Chunk] = deque()
+        self._bytes = 0
+        self._held = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def change(self, toxics: tuple[Toxic, ...]) -> None:
+        """Go on under other toxics: they judge what waits, and what only the former ones held back goes at once."""
+        if toxics != self.toxics:
+            self.toxics = toxics
+            for chunk in self._queue:
+                self._judge(chunk)
+            self.pump()
+
+    def arrive(self, kind: Kind, data: bytes = b"") -> None:
+        """Take a chunk from the source."""
+        if not self.toxics and not self._queue and (self.ready or kind != "data"):
+            self._deliver(Chunk(kind, data, 0.0))
+            return
+        now = self.loop.time()
+        sizes = [size for toxic in self.toxics if (size := toxic.piece_bytes(self.random))]
+        step = min(sizes, default=0) or len(data)
+        for at in range(0, max(1, len(data)), max(1, step)):
+            chunk = Chunk(kind, data[at : at + step] if step < len(data) else data, now)
+            self._judge(chunk)
+            self._queue.append(chunk)
+        self._bytes += len(data)
+        self.pump()
+
+    def _judge(self, chunk: Chunk) -> None:
+        for toxic in self.toxics:
+            if toxic not in chunk.delays:
+                size = len(chunk.data)
+                chunk.delays[toxic] = toxic.judge(chunk, self)
+                self._bytes -= size - len(chunk.data) if chunk in self._queue else 0
+
+    def pump(self) -> None:
+        """Let go of what is due, and set the timer for the next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._queue and (self.ready or self._queue[0].kind not in ("data", "end")):
+            chunk = self._queue[0]
+            due_s = chunk.at_s + sum(chunk.delays.get(toxic, 0.0) for toxic in self.toxics)
+            if due_s > self.loop.time():
+                if due_s < HOLD:
+                    self._timer = self.loop.call_at(due_s, self.pump)
+                break
+            self._queue.popleft()
+            self._bytes -= len(chunk.data)
+            self._deliver(chunk)
+            if chunk.then:
+                self.drop()
+                self.end(chunk.then)
+                return
+        self._flow()
+
+    def _flow(self) -> None:
+        full = self._bytes > QUEUE_BYTES_MAX or (not self.ready and self._bytes > 0)
+        if full != self._held:
+            self._held = full
+            self._hold_back(full)
+
+    def drop(self) -> None:
+        """Forget what waits: the connection is over."""
+        self._queue.clear()
+        self._bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
