@@ -368,7 +368,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 BARS = {
     "ring.zebra/asyncio": ("<=", 0.8), "streams.asyncio/zebra": (">=", 1.6), "in_turn.asyncio/zebra": (">=", 1.6),
-    "streams.detangle/zebra": (">=", 3.0), "in_turn.detangle/zebra": (">=", 2.0),
+    "streams.detangle/zebra": (">=", 3.0),
     "rpc.detangle_streams/zebra": (">=", 4.5), "sleep.detangle/zebra": (">=", 3.0),
 }  # fmt: skip
 TITLES = {

@@ -3,9 +3,9 @@
 The words, each explained where it lives: a *target* (`zebra.target`) has *roles*; a *node* (`zebra.node`) is a running
 instance on a host of the *topology*; a *cluster* (`zebra.cluster`) is a running target; a *substrate*
 (`zebra.substrate`) is where its nodes run; *parameters*, *spaces* and *assignments* are in `zebra.params`; *faults*,
-*selections* and *schedules* in `zebra.injection`; *events* and *histories* in `zebra.events`; *invariants* and *violations* in
-`zebra.invariant`; a *run*, its RunSpec, *outcome* and token in `zebra.run`; *campaigns*, *trials* and *verdicts* in
-`zebra.campaign`.
+*selections* and *schedules* in `zebra.injection`; *events* and *histories* in `zebra.events`; *invariants* and
+*violations* in `zebra.invariant`; a *run*, its RunSpec, *outcome* and token in `zebra.run`; *campaigns*, *trials* and
+*verdicts* in `zebra.campaign`.
 
 Names are resolved on first use, so that importing the pytest plugin costs next to nothing.
 """

@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
     async def drain(self) -> None:
         """Wait until there is room to write."""
         if self._clear is not None:
-            await self._clear
+            await asyncio.shield(self._clear)  # one future for all who wait: a cancelled one must not cancel the others
 
     def data_received(self, data: bytes) -> None:
         self.heard += 1

@@ -11,8 +11,8 @@ import base64
 import binascii
 import hashlib
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from zebra.cluster import Cluster
-from zebra.errors import ConfigError, Hang, InvariantViolated, TargetError, ZebraError
+from zebra.errors import ConfigError, Hang, Infrastructure, InvariantViolated, TargetError, ZebraError
 from zebra.events import SCHEMA, Event, EventLog, History
 from zebra.injection.injector import Injector
 from zebra.injection.schedule import Schedule
@@ -30,7 +30,7 @@ from zebra.params import Assignment, Read, configs, validate
 from zebra.params.assignment import values_for
 from zebra.registry import load
 from zebra.substrate import Plan, Running, Substrate
-from zebra.target import Target, find_target
+from zebra.target import CLIENT, Target, find_target
 from zebra.topology import Place, Topology
 
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
@@ -118,8 +118,10 @@ class Outcome:
 
     `message` is one line for people; `error` the exception behind a fail or crash; `duration_s` is run time, `wall_s`
     the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
-    the event kinds that occurred; `reads` what a recording run read; `faults` the names of the faults injected;
-    `replay` the command that runs it again.
+    the event kinds that occurred; `reads` what a recording run read; `unapplied` the parameters that a live server did
+    not show as its node's configuration has them; `faults` the names of the faults injected;
+    `outputs` what the nodes involved in a failure wrote last, on real substrates; `replay` the command that runs it
+    again.
     """
 
     spec: RunSpec
@@ -134,7 +136,9 @@ class Outcome:
     unknown: tuple[str, ...] = ()
     kinds: frozenset[str] = frozenset()
     reads: frozenset[Read] = frozenset()
+    unapplied: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
+    outputs: Mapping[str, str] = field(default_factory=dict)
     replay: str = ""
 
     @property
@@ -155,6 +159,8 @@ class Outcome:
             lines.append(f"fault {event['fault']} on {', '.join(event['on'])} from {event.t:.3f} s to {until}")
         if self.spec.assignment:
             lines.append(f"assignment: {self.spec.assignment}")
+        for node, text in self.outputs.items():
+            lines += [f"{node} wrote last:", *(f"  {line}" for line in text.splitlines())]
         return "\n".join([*lines, f"replay: {self.replay}"])
 
     def raise_failure(self) -> None:
@@ -197,11 +203,14 @@ class _Run:
     def __init__(self, scenario: Scenario, spec: RunSpec, target: Target, asked: tuple[Any, ...], history: History,
                  record_reads: bool, report: Path | None) -> None:  # fmt: skip
         self.scenario, self.spec, self.target, self.history, self.report = scenario, spec, target, history, report
+        if target.unavailable:
+            raise ConfigError(f"target {target.name} is not available here: {target.unavailable}")
         self.substrate = find_substrate(spec.substrate)
         target.check_variant(spec.variant)
         self.topology = target.full_topology(spec.topology)
         self.places = self.topology.places()
-        assignment = validate(spec.assignment, target.space, self.places)
+        given = spec.assignment if spec.substrate == "sim" else _over(target.realtime, spec.assignment)
+        assignment = validate(given, target.space, self.places)
         self.configs = configs(assignment, target.space, self.places)
         self.base = target.space.replace(target.config(), values_for(assignment, _nowhere))
         self.asked = [find(item) if isinstance(item, str) else item for item in asked]
@@ -211,10 +220,12 @@ class _Run:
         self.reads: set[Read] | None = set() if record_reads else None
         self.role_of = {place.node: place.role for place in self.places}
         self.kinds: set[str] = set()
+        self.unapplied: set[str] = set()
         self.broken: asyncio.Future[None] | None = None
         self.crash: tuple[str, BaseException] | None = None
         self.log: EventLog | None = None
         self.injector: Injector | None = None
+        self.outputs: dict[str, str] = {}
         self.began = False
 
     def go(self, started: float) -> Outcome:
@@ -225,12 +236,16 @@ class _Run:
             on_second=self._second if self.checks.wants_clock else None,
             note_read=None if self.reads is None else self._note_read,
         )  # fmt: skip
+        if self.reads is not None and self.target.external:
+            self._read_everything()
         result: Result
         error: BaseException | None
         try:
             result, message, error = self.substrate.run(plan, self._main)
         except Hang as hang:
             result, message, error = "hang", str(hang), hang
+        except Infrastructure as trouble:
+            result, message, error = "infrastructure", str(trouble), trouble
         return self._outcome(result, message, error, started)
 
     # -- what the substrate calls ----------------------------------------------------------------------------
@@ -238,7 +253,7 @@ class _Run:
     def _make_log(self, now: Callable[[], float]) -> EventLog:
         self.log = EventLog(self.history, now)
         self.now = now
-        self.log.listeners += [lambda event: self.kinds.add(event.kind), self.checks.feed]
+        self.log.listeners += [self._note_kind, self.checks.feed]
         self.log.emit("", "run", schema=SCHEMA, **msgspec.to_builtins(self._full_spec()),
                       places=msgspec.to_builtins(self.places))  # fmt: skip
         return self.log
@@ -250,6 +265,18 @@ class _Run:
 
     def _second(self) -> None:
         self.checks.feed(Event(-1, self.now(), "", "clock", {}))
+
+    def _note_kind(self, event: Event) -> None:
+        self.kinds.add(event.kind)
+        if event.kind == "node.unapplied":
+            self.unapplied.update(event["parameters"])
+
+    def _read_everything(self) -> None:
+        """What an external server reads nobody sees: each has every parameter."""
+        for place in self.places:
+            if place.role != CLIENT:
+                for name in self.target.space:
+                    self._note_read(place.node, name, self.target.space.get_value(self.configs[place.node], name))
 
     def _note_read(self, node: str, parameter: str, value: Any) -> None:
         assert self.reads is not None
@@ -285,14 +312,27 @@ class _Run:
                 error = await self._until_broken(self._scenario(cluster))
             if error is None and self._fine():
                 error = await self._until_broken(self._liveness(cluster))
+            if self._fine():
+                await running.settled()
             if error is None and self._fine():
                 self.checks.end(running.now())
-            return self._judge(error)
+            judged = self._judge(error)
+            if judged[0] != "pass":
+                self.outputs = {node: text for node in self._involved() if (text := running.output(node))}
+            return judged
         finally:
             await running.stop()
 
     def _fine(self) -> bool:
         return self.checks.violation is None and self.crash is None
+
+    def _involved(self) -> list[str]:
+        """The nodes at which a failure can be seen: those of the evidence, and those that crashed."""
+        seqs = set() if self.checks.violation is None else set(self.checks.violation.seqs())
+        nodes = [event.node for event in self.history if event.seq in seqs or event.kind in ("node.crash", "error")]
+        if self.crash is not None:
+            nodes.append(self.crash[0])
+        return [node for node in dict.fromkeys(nodes) if node in self.configs]
 
     async def _until_broken(self, coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
         """Run a phase until it ends or something breaks; what it raised, or None."""
@@ -351,6 +391,8 @@ class _Run:
             return "fail", f"{violation.invariant}: {violation.message}", None
         if self.crash is not None:
             node, cause = self.crash
+            if isinstance(cause, Infrastructure):
+                return "infrastructure", str(cause), cause
             return "crash", f"{node}: {type(cause).__name__}: {cause}", cause
         if error is not None:
             if not isinstance(error, Exception | asyncio.CancelledError):
@@ -388,8 +430,15 @@ class _Run:
             spec=self.spec, result=result, message=message, violation=violation, error=error, history=self.history,
             duration_s=duration_s, wall_s=time.perf_counter() - started, exercised=tuple(exercised),
             unknown=tuple(unknown), kinds=frozenset(self.kinds), reads=frozenset(self.reads or ()),
+            unapplied=frozenset(self.unapplied),
             faults=tuple(sorted({i.name for i in self.injector.injected})) if self.injector else (), replay=replay,
+            outputs=self.outputs,
         )  # fmt: skip
+
+
+def _over(realtime: Assignment, assignment: Assignment) -> Assignment:
+    """The target's timers for real substrates, where the test's own assignment does not say otherwise."""
+    return {**realtime, **{name: {**realtime.get(name, {}), **shares} for name, shares in assignment.items()}}
 
 
 _nowhere = Place(node="none-1", role="none", host="", rack="", dc="", region="")

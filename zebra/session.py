@@ -152,18 +152,29 @@ class Session:
                 target.check_role(role)
                 if not isinstance(count, int) or isinstance(count, bool):
                     raise ConfigError(f"{role}={count!r} is not a number of nodes")
+            substrate = self._substrate_for(target)
             spec = spec_from_words(
-                name, target, words, counts, self.substrate, own_seed(self.seed, name), self.option("timeout")
+                name, target, words, counts, substrate, own_seed(self.seed, name), self.option("timeout")
             )
             self.asked[name] = [find(i) if isinstance(i, str) else i for i in words.get("invariants", ())]
             self.asked[name] += [find(i) for i in self.config.getini("zebra_invariants")]
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
-        only = words.get("substrates", (self.substrate,))
-        if self.substrate not in only:
-            item.add_marker(pytest.mark.skip(reason=f"only on {', '.join(only)}, this is {self.substrate}"))
+        only = words.get("substrates", target.substrates or (substrate,))
+        if substrate not in only:
+            item.add_marker(pytest.mark.skip(reason=f"only on {', '.join(only)}, this is {substrate}"))
+        if target.unavailable:
+            item.add_marker(pytest.mark.skip(reason=f"{target.name}: {target.unavailable}"))
         self.targets[name] = target
         return spec if self.replay is None or self.replay.test != name else self.replay
+
+    def _substrate_for(self, target: Target) -> str:
+        """The session's substrate; an external system's own first choice where nobody named one that suits it."""
+        named = self.config.getoption("--zebra-substrate") is not None
+        if named or not target.substrates or self.substrate in target.substrates:
+            return self.substrate
+        find_substrate(target.substrates[0])
+        return target.substrates[0]
 
     # -- one test --------------------------------------------------------------------------------------------
 
@@ -302,7 +313,7 @@ class Session:
         return TrialResult(
             result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)), wall_s=outcome.wall_s,
             violation="" if outcome.violation is None else outcome.violation.invariant, faults=outcome.faults,
-            reads=tuple(sorted(outcome.reads)),
+            reads=tuple(sorted(outcome.reads)), unapplied=tuple(sorted(outcome.unapplied)),
         )  # fmt: skip
 
     # -- the end ---------------------------------------------------------------------------------------------

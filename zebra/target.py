@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zebra.cluster import Cluster
 
 CLIENT = "client"
+REAL = ("process", "netns", "docker")
+"""The substrates on which programs that are not ours can run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,11 @@ class Target:
     have seen. `variants` are the planted bugs (`bug.…`) and safe forms (`safe.…`) that roles ask for. `accepted` lists
     parameters known to be unsafe. `realtime` is an assignment for real substrates, `prepare(directory)` makes what is
     costly and immutable once.
+
+    `external` says that roles start servers that are not ours: those run on real substrates only, and nobody sees what
+    they read, so every parameter counts as read by every role but the client. A role emits `node.unapplied` with the
+    `parameters` that its live server does not show as its configuration has them: these count as untested.
+    `unavailable` says why this machine has no such server ("" if it has).
     """
 
     name: str
@@ -50,6 +57,8 @@ class Target:
     sometimes: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     accepted: Path | None = None
+    external: bool = False
+    unavailable: str = ""
 
     def __post_init__(self) -> None:
         if CLIENT in self.roles:
@@ -61,6 +70,11 @@ class Target:
     def space(self) -> Space:
         """All parameters of the target."""
         return Space(self.name, self.config)
+
+    @property
+    def substrates(self) -> tuple[str, ...]:
+        """Where it can run, the one to take first; () is anywhere."""
+        return REAL if self.external else ()
 
     @cached_property
     def all_roles(self) -> dict[str, Callable[[Any], Any]]:

@@ -15,7 +15,6 @@ from zebra.targets.owl.superpeer import Superpeer
 from zebra.targets.owl.tracker import Tracker
 from zebra.topology import Topology
 
-
 TARGET = Target(
     name="owl",
     config=OwlConfig,
@@ -28,11 +27,29 @@ TARGET = Target(
     settle_s=30.0,
     sometimes=("owl.borrowed", "owl.failover", "edge.adopt", "owl.restart", "owl.evict"),
     variants=(
-        "bug.descendant", "bug.no_d2", "bug.no_d1_d2", "bug.cache_before_verify", "bug.resume_from_zero", "bug.forget_lent",
-        "bug.two_edges", "bug.serve_ahead", "bug.ignore_evict", "bug.no_external_limit", "bug.no_length_check", "bug.get_hangs",
-        "bug.slow_repair", "bug.no_reregister", "bug.lazy",
-        "safe.digest_in_manifest", "safe.name_algorithm", "safe.offer_encryption", "safe.limit_in_fetch", "safe.keepalive_in_fetch",
+        "bug.descendant",
+        "bug.no_d2",
+        "bug.no_d1_d2",
+        "bug.cache_before_verify",
+        "bug.resume_from_zero",
+        "bug.forget_lent",
+        "bug.two_edges",
+        "bug.serve_ahead",
+        "bug.ignore_evict",
+        "bug.no_external_limit",
+        "bug.no_length_check",
+        "bug.get_hangs",
+        "bug.slow_repair",
+        "bug.no_reregister",
+        "bug.lazy",
+        "bug.lend_nothing",
+        "bug.hasty",
+        "safe.digest_in_manifest",
+        "safe.name_algorithm",
+        "safe.offer_encryption",
+        "safe.limit_in_fetch",
+        "safe.keepalive_in_fetch",
         "safe.lent_never_borrows",
     ),
     accepted=Path(__file__).with_name("accepted.txt"),
-)  # fmt: skip
+)

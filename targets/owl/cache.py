@@ -21,7 +21,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cache:
-    """Chunks by name, the least recently used first. What it gained and lost since `changes` was last called is noted."""
+    """Chunks by name, the least recently used first, and what was gained and lost since `changes` was last called."""
 
     def __init__(self, node: Node[OwlConfig], capacity: int) -> None:
         self.node, self.capacity = node, capacity

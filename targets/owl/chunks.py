@@ -1,15 +1,9 @@
-"""What objects are made of: their content, and how they are cut into chunks and those are named."""
+"""How objects are cut into chunks, and how those are named."""
 
 from __future__ import annotations
 
-from zebra.blob import Blob
 from zebra.targets.owl.config import ChunkConfig
 from zebra.targets.owl.messages import Manifest, Piece
-
-
-def content(seed: int, length: int) -> Blob:
-    """The content of an object."""
-    return Blob.random(seed, length, materialise=False)
 
 
 def cut(manifest: Manifest, config: ChunkConfig) -> tuple[Piece, ...]:
@@ -30,7 +24,11 @@ def find_piece(chunk: str, manifest: Manifest, config: ChunkConfig) -> Piece | N
         start, _, length = chunk.rpartition("@")[2].partition("+")
         return Piece(chunk=chunk, start=int(start), length=int(length))
     begin = int(chunk.rpartition("#")[2]) * config.size
-    return Piece(chunk=chunk, start=begin, length=min(config.size, manifest.length - begin)) if begin < manifest.length else None
+    return (
+        Piece(chunk=chunk, start=begin, length=min(config.size, manifest.length - begin))
+        if begin < manifest.length
+        else None
+    )
 
 
 def _piece(manifest: Manifest, index: int, config: ChunkConfig) -> Piece:

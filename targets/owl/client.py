@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TypeVar
 
 from zebra.errors import Failed
 from zebra.node import Node
 from zebra.rpc import Request, Rpc, Unreachable
-from zebra.targets.owl.chunks import content, cut
+from zebra.targets.owl.chunks import cut
 from zebra.targets.owl.config import OwlConfig, deadline_s
 from zebra.targets.owl.messages import WIRE, Abandon, Flip, Get, Got, Manifest, Ok, Piece, PushPolicy, Put, Throttle
 from zebra.units import size_bytes
 
+R = TypeVar("R")
 PUT_S = 30.0
 ADMIN_S = 2.0
 LOOK_S = 0.2
@@ -24,6 +26,8 @@ class PeerWentDown(Exception):
 
 
 class OwlClient:
+    """Puts objects into the stores, asks peers to get them, and plays the administrator."""
+
     def __init__(self, node: Node[OwlConfig]) -> None:
         self.node, self.published = node, dict[str, Manifest]()
         self.rpc = Rpc(node, WIRE)
@@ -31,15 +35,19 @@ class OwlClient:
     async def publish(self, size: int | str, bucket: str = "default") -> str:
         """Put a new object of so many bytes at every store; its name."""
         name, length = f"{self.node.name}-object-{len(self.published) + 1}", size_bytes(size)
-        blob = content(self.node.random.getrandbits(63), length)
+        blob = self.node.blob(self.node.random.getrandbits(63), length)
         manifest = Manifest(object=name, length=length, digest=blob.checksum("sha256"), bucket=bucket)
         if self.node.variant("safe.digest_in_manifest"):
             pieces = [(p, blob.slice(p.start, p.start + p.length)) for p in cut(manifest, self.node.config.chunk)]
-            listed = tuple(Piece(chunk=p.chunk, start=p.start, length=p.length, digest=b.checksum("sha256")) for p, b in pieces)
+            listed = tuple(
+                Piece(chunk=p.chunk, start=p.start, length=p.length, digest=b.checksum("sha256")) for p, b in pieces
+            )
             manifest = Manifest(object=name, length=length, digest=manifest.digest, bucket=bucket, pieces=listed)
         self.published[name] = manifest
         async with self.node.op("publish", object=name, length=length, bucket=bucket, digest=manifest.digest):
-            await asyncio.gather(*(self.rpc.call(s, Put(manifest=manifest, content=blob), PUT_S) for s in self.node.peers("store")))
+            await asyncio.gather(
+                *(self._call(s, Put(manifest=manifest, content=blob), PUT_S) for s in self.node.peers("store"))
+            )
         return name
 
     async def fetch(self, name: str, peer: str) -> None:
@@ -52,20 +60,29 @@ class OwlClient:
                     self._check_up(peer)
             finally:
                 call.cancel()
-            got = call.result()
+            try:
+                got = call.result()
+            except Unreachable:
+                self._check_up(peer)
+                raise
             op.note(digest=got.digest)
             if not got.ok:
                 self._check_up(peer)
                 raise Failed(f"{peer} could not get {name}: {got.why}")
 
     async def _get(self, manifest: Manifest, peer: str) -> Got:
-        """A peer's answer; a connection that breaks while the peer is up is made again."""
-        limit_s = 2 * deadline_s(manifest.length, self.node.config.retry.attempts, self.node.config.transfer.idle_timeout) + PUT_S
+        config = self.node.config
+        limit_s = 2 * deadline_s(manifest.length, config.retry.attempts, config.transfer.idle_timeout) + PUT_S
+        return await self._call(peer, Get(manifest=manifest), limit_s)
+
+    async def _call(self, to: str, request: Request[R], timeout_s: float) -> R:
+        """The answer of a node that is up: a broken connection is made again, requests bear repetition."""
         while True:
             try:
-                return await self.rpc.call(peer, Get(manifest=manifest), limit_s)
+                return await self.rpc.call(to, request, timeout_s)
             except Unreachable:
-                self._check_up(peer)
+                if to not in self.node.up(self.node.place_of(to).role):
+                    raise
                 await asyncio.sleep(LOOK_S)
 
     def _check_up(self, peer: str) -> None:
@@ -73,7 +90,7 @@ class OwlClient:
             raise PeerWentDown(f"{peer} was taken down")
 
     async def fetch_everywhere(self, name: str, peers: Iterable[str] | None = None) -> None:
-        """Let every peer that is up now (or those given) get an object. One that is taken down meanwhile is no failure."""
+        """Let all peers that are up (or those given) get an object; one taken down meanwhile is no failure."""
         peers = self.node.up("peer") if peers is None else peers
         results = await asyncio.gather(*(self.fetch(name, peer) for peer in peers), return_exceptions=True)
         for result in results:
@@ -108,4 +125,4 @@ class OwlClient:
         await asyncio.gather(*(self._admin(tracker, ask) for tracker in self.node.up("tracker")))
 
     async def _admin(self, to: str, ask: Request[Ok]) -> None:
-        await self.rpc.call(to, ask, ADMIN_S)
+        await self._call(to, ask, ADMIN_S)

@@ -37,54 +37,82 @@ CODECS = ("none", "zlib", "lzma")
 
 
 class ChunkConfig(msgspec.Struct, frozen=True, kw_only=True):
-    size: Annotated[int, Param("4MiB", "16MiB", unit="B", minimum=1, doc="Length of a chunk; a peer cuts objects by it.")] = 8 << 20
-    id_scheme: Annotated[Literal["index", "range"], Param(doc="What names a chunk: its number or its range of bytes.")] = "index"
+    size: Annotated[
+        int, Param("4MiB", "16MiB", unit="B", minimum=1, doc="Length of a chunk; a peer cuts objects by it.")
+    ] = 8 << 20
+    id_scheme: Annotated[
+        Literal["index", "range"], Param(doc="What names a chunk: its number or its range of bytes.")
+    ] = "index"
 
 
 class ChecksumConfig(msgspec.Struct, frozen=True, kw_only=True):
-    algorithm: Annotated[Literal["crc32c", "crc32", "sha256"], Param(doc="Computed over a chunk; End carries the bare value.")] = "crc32c"
+    algorithm: Annotated[
+        Literal["crc32c", "crc32", "sha256"], Param(doc="Computed over a chunk; End carries the bare value.")
+    ] = "crc32c"
 
 
 class TransferConfig(msgspec.Struct, frozen=True, kw_only=True):
-    encryption: Annotated[Literal["off", "psk"], Param(doc="Whether frames between peers are encrypted with the shared key.")] = "off"
+    encryption: Annotated[
+        Literal["off", "psk"], Param(doc="Whether frames between peers are encrypted with the shared key.")
+    ] = "off"
     frame_max: Annotated[
-        int, Param("256KiB", "4MiB", unit="B", minimum=1024, doc="Longest frame a peer sends, and the longest it takes.")
+        int,
+        Param("256KiB", "4MiB", unit="B", minimum=1024, doc="Longest frame a peer sends, and the longest it takes."),
     ] = 1 << 20
     idle_timeout: Annotated[
         float, Param("1s", "20s", "10us", unit="s", minimum=1e-6, doc="Silence after which a source counts as stalled.")
     ] = 5.0  # "10us" is a control: below one round trip nothing can work
-    codec: Annotated[Literal["none", "zlib", "lzma"], Param(doc="Compression of frames, used where the receiver lists it.")] = "none"
+    codec: Annotated[
+        Literal["none", "zlib", "lzma"], Param(doc="Compression of frames, used where the receiver lists it.")
+    ] = "none"
 
 
 class DelegationConfig(msgspec.Struct, frozen=True, kw_only=True):
     loop_guard: Annotated[
         Literal["refuse", "path"],
-        Param(doc="refuse: lend only from trees with a root of one's own (D1, D2); path: lend all, check each pick's path to its root."),
+        Param(doc="refuse: lend only from trees with one's own root (D1, D2); path: lend all, check each pick's path."),
     ] = "refuse"
 
 
 class LeaseConfig(msgspec.Struct, frozen=True, kw_only=True):
-    ttl: Annotated[float, Param("5s", "60s", unit="s", minimum=0.1, doc="Granted in RegisterAck; heartbeats come three times as often.")] = 15.0
+    ttl: Annotated[
+        float,
+        Param("5s", "60s", unit="s", minimum=0.1, doc="Granted in RegisterAck; heartbeats come three times as often."),
+    ] = 15.0
 
 
 class AdvertConfig(msgspec.Struct, frozen=True, kw_only=True):
-    ttl: Annotated[float, Param("2s", "30s", unit="s", minimum=0.1, doc="How long other trackers believe an advertisement; carried in it.")] = 5.0
+    ttl: Annotated[
+        float,
+        Param(
+            "2s", "30s", unit="s", minimum=0.1, doc="How long other trackers believe an advertisement; carried in it."
+        ),
+    ] = 5.0
 
 
 class ProtoConfig(msgspec.Struct, frozen=True, kw_only=True):
     version: Annotated[
-        str, Param("1-2", "2-3", pattern="[1-9]-[1-9]", doc="Versions spoken, lowest and highest; two nodes use the highest common one.")
+        str,
+        Param(
+            "1-2",
+            "2-3",
+            pattern="[1-9]-[1-9]",
+            doc="Versions spoken, lowest and highest; two nodes use the highest common one.",
+        ),
     ] = "1-3"
 
 
 class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: Annotated[
-        Literal["nearest", "random", "hash_superpeer"], Param(doc="Which source a tracker prefers, where the bucket does not say.")
+        Literal["nearest", "random", "hash_superpeer"],
+        Param(doc="Which source a tracker prefers, where the bucket does not say."),
     ] = "nearest"
 
 
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
-    capacity: Annotated[int, Param("32MiB", unit="B", doc="Bytes of chunks kept on a peer's disk (16 times as many on a superpeer's).")] = 256 << 20
+    capacity: Annotated[
+        int, Param("32MiB", unit="B", doc="Bytes of chunks kept on a peer's disk (16 times as many on a superpeer's).")
+    ] = 256 << 20
 
 
 class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,15 +120,21 @@ class FetchConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrackerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    pick: Annotated[Literal["random", "hash"], Param(doc="How a peer picks one of the trackers of its region.")] = "random"
+    pick: Annotated[Literal["random", "hash"], Param(doc="How a peer picks one of the trackers of its region.")] = (
+        "random"
+    )
 
 
 class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    attempts: Annotated[int, Param(0, doc="Sources that a peer tries for a chunk before the get fails. 0 is a control.")] = 8
+    attempts: Annotated[
+        int, Param(0, doc="Sources that a peer tries for a chunk before the get fails. 0 is a control.")
+    ] = 8
 
 
 class ExternalConfig(msgspec.Struct, frozen=True, kw_only=True):
-    limit: Annotated[int, Param(0, doc="Fetches of one chunk from the store at a time, per tracker. 0 is a control.")] = 4
+    limit: Annotated[
+        int, Param(0, doc="Fetches of one chunk from the store at a time, per tracker. 0 is a control.")
+    ] = 4
 
 
 class OwlConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,8 +91,12 @@ class Forest:
         """Open edges to the store."""
         return self._uploads.get(EXT, 0)
 
+    def borrows(self) -> bool:
+        """Whether any open edge leads out of our own peers."""
+        return any(parent != EXT and parent not in self.members for parent in self._uploads)
+
     def is_empty(self) -> bool:
-        return not (self.kept or self.edges or self.loans or self.failed or self.picking)
+        return not (self.kept or self.edges or self.loans or self.picking)
 
     def near(self, place: Place, limit: int, most: int) -> Iterator[str]:
         """Peers with fewer uploads than `limit`, those near `place` first, at most `most` per distance."""

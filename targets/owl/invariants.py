@@ -1,137 +1,18 @@
-"""What must hold of Owl, checked on its events alone. Source: ../shared/targets/owl.md section 4 (O1-O8, L1-L4).
-
-`Settings`, `Faults` and `Edges` are small models of the history that several invariants share.
-"""
+"""What must hold of Owl, checked on its events alone. Source: ../shared/targets/owl.md section 4 (O1-O8, L1-L4)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from zebra.events import Event
 from zebra.invariant import Violation, invariant
 from zebra.targets.owl.config import ADVERT_EVERY_S, DELEGATE_S, FAIR_RATE, RPC_S, deadline_s
+from zebra.targets.owl.forest import EXT
+from zebra.targets.owl.models import EDGE, FAULT, LIFE, Edges, Faults, Settings
 from zebra.targets.owl.policies import BUCKETS
 
-EXT = "EXT"
 BLAME = ("stall", "reset", "checksum", "length")
 REPAIR_S = 3.0
-LIFE = ("node.start", "node.crash", "node.stop")
-EDGE = ("edge.open", "edge.adopt", "edge.close", "owl.reg", *LIFE)
-FAULT = ("fault.inject", "fault.heal", "node.start", "node.ready", "node.crash", "node.stopping", "node.stop", "node.pause", "node.resume",
-         "owl.flip", "owl.abandon", "owl.throttle", "owl.policy")  # fmt: skip
-
-
-class Settings:
-    """Every node's configuration; a bound takes the most lenient value."""
-
-    def __init__(self) -> None:
-        self.configs: dict[str, dict[str, Any]] = {}
-
-    def see(self, event: Event) -> None:
-        if event.kind == "node.start":
-            self.configs[event.node] = event["config"]
-
-    def of(self, node: str, group: str, name: str) -> Any:
-        return self.configs[node][group][name]
-
-    def highest(self, group: str, name: str) -> Any:
-        return max((config[group][name] for config in self.configs.values()), default=0)
-
-
-class Faults:
-    """Which nodes have, or lately had, something done to them."""
-
-    def __init__(self) -> None:
-        self._active: dict[int, tuple[str, ...]] = {}
-        self._held: dict[str, str] = {}
-        self._last: dict[str, float] = {}
-        self.any_s = -1e9
-
-    def see(self, event: Event) -> None:
-        kind = event.kind
-        if kind == "fault.inject":
-            self._active[event["id"]] = tuple(event["on"])
-            self._mark(event, *event["on"])
-        elif kind == "fault.heal":
-            self._mark(event, *self._active.pop(event["id"], ()))
-        elif kind in ("node.crash", "node.stopping", "node.pause"):
-            self._held[event.node] = kind
-            self._mark(event, event.node)
-        elif kind in ("node.resume", "node.ready"):
-            if self._held.pop(event.node, None):
-                self._mark(event, event.node)
-        elif kind == "owl.throttle":
-            if event["pause_s"] or event["closed"]:
-                self._held[event.node] = kind
-            else:
-                self._held.pop(event.node, None)
-            self._mark(event, event.node)
-        elif kind in FAULT[9:] and kind != "owl.throttle":
-            self._mark(event, event.node)
-
-    def _mark(self, event: Event, *nodes: str) -> None:
-        for node in nodes:
-            self._last[node] = self.any_s = event.t
-
-    def active(self) -> Iterator[str]:
-        """The nodes that something is being done to now."""
-        yield from self._held
-        for nodes in self._active.values():
-            yield from nodes
-
-    def hit(self, node: str, since_s: float) -> bool:
-        """Whether something is, or was since then, done to a node."""
-        return self._last.get(node, -1e9) >= since_s or node in self.active()
-
-    def any_since(self, since_s: float) -> bool:
-        return self.any_s >= since_s or next(self.active(), None) is not None
-
-    def role_hit(self, role: str, since_s: float) -> bool:
-        """Whether something was done to any node of a role."""
-        return any(node.startswith(role + "-") and self.hit(node, since_s) for node in [*self._last, *self.active()])
-
-
-class Edges:
-    """The open edges, by id; a node that is down, or has registered without it, has an edge no longer."""
-
-    def __init__(self) -> None:
-        self.open: dict[str, Event] = {}
-        self._owner: dict[str, str] = {}
-        self._of: dict[str, dict[str, None]] = {}
-        self.parent: dict[tuple[str, str], str] = {}
-
-    def see(self, event: Event) -> None:
-        kind = event.kind
-        if kind in ("edge.open", "edge.adopt"):
-            edge, child = event["edge"], event["child"]
-            self.open[edge], self._owner[edge] = event, event.node
-            self._of.setdefault(child, {})[edge] = None
-            self.parent[event["chunk"], child] = event["parent"]
-        elif kind == "edge.close":
-            if self._owner.get(event["edge"]) == event.node:
-                self._close(event["edge"])
-        elif kind == "owl.reg":
-            for edge in [e for e in self._of.get(event["peer"], ()) if e not in event["open"]]:
-                self._close(edge)
-        elif kind in LIFE:
-            for edge in list(self._of.get(event.node, ())):
-                self._close(edge)
-
-    def _close(self, edge: str) -> None:
-        event = self.open.pop(edge)
-        del self._owner[edge]
-        self._of[event["child"]].pop(edge, None)
-        if not any(self.open[e]["chunk"] == event["chunk"] for e in self._of[event["child"]]):
-            self.parent.pop((event["chunk"], event["child"]), None)
-
-    def owner(self, edge: str) -> str:
-        """The tracker that answers for an edge."""
-        return self._owner.get(edge, "")
-
-    def of(self, child: str, chunk: str) -> list[Event]:
-        """A child's open edges for a chunk."""
-        return [self.open[e] for e in self._of.get(child, ()) if self.open[e]["chunk"] == chunk]
 
 
 @invariant("owl.no_cycle", on=EDGE)
@@ -151,7 +32,9 @@ class NoCycle:
             at = self.edges.parent.get((chunk, at), EXT)
             if at == EXT:
                 return None
-        return Violation(f"{chunk}: {' <- '.join([*way, at])} is a cycle, closed by {child}", tuple(self._evidence(chunk, way)))
+        return Violation(
+            f"{chunk}: {' <- '.join([*way, at])} is a cycle, closed by {child}", tuple(self._evidence(chunk, way))
+        )
 
     def _evidence(self, chunk: str, way: list[str]) -> Iterator[Event]:
         for peer in way:
@@ -189,7 +72,9 @@ class Integrity:
                 self.put[event["object"]] = event
         elif event.kind == "get.end":
             if event["ok"] and event["digest"] != self.put[event["object"]]["digest"]:
-                return Violation(f"{event['peer']} delivered wrong content as {event['object']}", (self.put[event["object"]], event))
+                return Violation(
+                    f"{event['peer']} delivered wrong content as {event['object']}", (self.put[event["object"]], event)
+                )
         elif event.kind == "owl.verify":
             if event["ok"]:
                 self.verified.add((event["peer"], event["chunk"]))
@@ -220,7 +105,9 @@ class CutThroughHonesty:
         elif event.kind == "owl.evict":
             self.kept.discard((peer, chunk))
         elif event["off"] + event["len"] > self.received[peer].get(chunk, 0):
-            return f"{peer} served {chunk} up to {event['off'] + event['len']}, it has {self.received[peer].get(chunk, 0)} bytes"
+            return (
+                f"{peer} served {chunk} up to {event['off'] + event['len']}, holds {self.received[peer].get(chunk, 0)}"
+            )
         return None
 
 
@@ -251,12 +138,13 @@ class Resume:
 class ExternalEconomy:
     """O6: a tracker has at most `owl.external.limit` open edges to the store per chunk.
 
-    Where nothing went wrong with a chunk of the default bucket and nobody evicted it, all trackers together fetch it from
-    the store once, those aside that began before they could have heard of it.
+    Where nothing went wrong with a chunk of the default bucket and nobody evicted it, all trackers together fetch it
+    from the store once, those aside that began before they could have heard of it.
     """
 
     def __init__(self) -> None:
         self.settings, self.edges, self.faults = Settings(), Edges(), Faults()
+        self.pushed: dict[tuple[str, str], int] = {}
         self.first: dict[str, dict[str, Event]] = {}
         self.tainted: set[str] = set()
 
@@ -264,13 +152,19 @@ class ExternalEconomy:
         self.settings.see(event)
         self.edges.see(event)
         self.faults.see(event)
-        if event.kind == "owl.evict" or (event.kind == "edge.close" and event["why"] != "done"):
+        if event.kind == "owl.policy":
+            self.pushed[event.node, event["bucket"]] = event["external_limit"]
+        elif event.kind == "owl.evict" or (event.kind == "edge.close" and event["why"] != "done"):
             self.tainted.add(event["chunk"])
         if event.kind != "edge.open" or event["parent"] != EXT:
             return None
         chunk, tracker = event["chunk"], event.node
-        limit = self.settings.of(tracker, "external", "limit")
-        mine = [e for i, e in self.edges.open.items() if e["chunk"] == chunk and e["parent"] == EXT and self.edges.owner(i) == tracker]
+        limit = self.pushed.get((tracker, event["bucket"]), self.settings.of(tracker, "external", "limit"))
+        mine = [
+            e
+            for i, e in self.edges.open.items()
+            if e["chunk"] == chunk and e["parent"] == EXT and self.edges.owner(i) == tracker
+        ]
         if len(mine) > limit:
             return Violation(f"{tracker} has {len(mine)} edges to the store for {chunk}, limit {limit}", tuple(mine))
         first = self.first.setdefault(chunk, {})
@@ -278,7 +172,9 @@ class ExternalEconomy:
         earlier = [e for t, e in first.items() if t == tracker or e.t < known_s]
         first.setdefault(tracker, event)
         if earlier and chunk not in self.tainted and event["bucket"] == "default" and not self.faults.any_since(0.0):
-            return Violation(f"{tracker} fetches {chunk} from the store, {earlier[0].node} did before", (*earlier, event))
+            return Violation(
+                f"{tracker} fetches {chunk} from the store, {earlier[0].node} did before", (*earlier, event)
+            )
         return None
 
 
@@ -297,7 +193,10 @@ class NoFalseBlame:
         since_s = event.t - 2 * self.settings.highest("transfer", "idle_timeout")
         if any(self.faults.hit(node, since_s) for node in (event["child"], event["src"])):
             return None
-        return Violation(f"{event['child']} blames {event['src']} for a {event['why']} of {event['chunk']}, and neither had a fault", (event,))
+        return Violation(
+            f"{event['child']} blames {event['src']} for a {event['why']} of {event['chunk']}, and neither had a fault",
+            (event,),
+        )
 
 
 @invariant("owl.obedience", on=("owl.told", "owl.keep", "owl.evict", "clock", *FAULT))
@@ -337,7 +236,7 @@ class Obedience:
 
 @invariant("owl.completion", on=("get.start", "get.end", "clock", *FAULT))
 class Completion:
-    """L1: every get ends within its deadline, and well unless something was done to the store, a tracker or its peer."""
+    """L1: every get ends within its deadline, and well unless store, tracker or its peer had a fault."""
 
     def __init__(self) -> None:
         self.settings, self.faults = Settings(), Faults()
@@ -354,18 +253,25 @@ class Completion:
         elif event.kind == "get.end" and self.going.get((event["peer"], event["object"])):
             started = self.going[event["peer"], event["object"]].pop(0)
             since_s = started.t - 2 * self.settings.highest("transfer", "idle_timeout")
-            excused = self.faults.hit(event["peer"], since_s) or any(self.faults.role_hit(r, since_s) for r in ("store", "tracker"))
+            excused = self.faults.hit(event["peer"], since_s) or any(
+                self.faults.role_hit(r, since_s) for r in ("store", "tracker")
+            )
             if not event["ok"] and event["why"] != "cancelled" and not excused:
                 return Violation(f"{event['peer']} could not get {event['object']}: {event['why']}", (started, event))
         elif event.kind == "clock":
             for started in (e for events in self.going.values() for e in events):
                 limit_s = self._limit_s(started["length"])
                 if event.t > started.t + limit_s and not self.faults.hit(started["peer"], started.t):
-                    return Violation(f"{started['peer']} has been getting {started['object']} for more than {limit_s:g} s", (started,))
+                    return Violation(
+                        f"{started['peer']} has been getting {started['object']} for more than {limit_s:g} s",
+                        (started,),
+                    )
         return None
 
     def _limit_s(self, length: int) -> float:
-        return RPC_S + deadline_s(length, self.settings.highest("retry", "attempts"), self.settings.highest("transfer", "idle_timeout"))
+        return RPC_S + deadline_s(
+            length, self.settings.highest("retry", "attempts"), self.settings.highest("transfer", "idle_timeout")
+        )
 
 
 @invariant("owl.repair", on=(*EDGE, *FAULT, "owl.recv", "owl.verify", "owl.drop", "clock"))
@@ -381,14 +287,29 @@ class Repair:
         orphans = [e for e in self.edges.open.values() if e["src"] == event.node] if event.kind == "node.crash" else []
         self.settings.see(event)
         self.edges.see(event)
-        if event.kind in FAULT and event.kind not in ("node.ready", "fault.inject", "node.start"):
-            self.due.clear()  # more than one thing at a time
+        if event.kind in FAULT and event.kind not in ("run", "node.ready", "fault.inject", "node.start"):
+            self.due = {key: due for key, due in self.due.items() if due[1].t == event.t}  # one thing at a time
         self.faults.see(event)
-        if event.kind == "node.crash" and not self.faults.role_hit("store", event.t) and not self.faults.role_hit("tracker", event.t):
+        if (
+            event.kind == "node.crash"
+            and not self.faults.role_hit("store", event.t)
+            and not self.faults.role_hit("tracker", event.t)
+        ):
             for edge in orphans:
                 key = (edge["child"], edge["chunk"])
                 if key not in self.complete and edge["parent"] != EXT:
-                    self.due[key] = (event.t + self.settings.of(edge["child"], "transfer", "idle_timeout") + REPAIR_S, event)
+                    self.due[key] = (
+                        event.t + self.settings.of(edge["child"], "transfer", "idle_timeout") + REPAIR_S,
+                        event,
+                    )
+        elif (
+            event.kind == "edge.open"
+            and (event["child"], event["chunk"]) in self.due
+            and event["src"] in self.faults.active()
+        ):
+            crash = self.due[event["child"], event["chunk"]][1]  # out of one dead peer's hands into another's
+            due_s = event.t + self.settings.of(event["child"], "transfer", "idle_timeout") + REPAIR_S
+            self.due[event["child"], event["chunk"]] = (due_s, crash)
         elif event.kind in ("owl.recv", "owl.verify", "owl.drop"):
             key = (event["peer"], event["chunk"])
             self.due.pop(key, None)
@@ -396,7 +317,9 @@ class Repair:
         elif event.kind == "clock":
             for (child, chunk), (due_s, crash) in self.due.items():
                 if event.t > due_s and not self.faults.hit(child, crash.t):
-                    return Violation(f"{child} has had no byte of {chunk} since its source {crash.node} crashed", (crash,))
+                    return Violation(
+                        f"{child} has had no byte of {chunk} since its source {crash.node} crashed", (crash,)
+                    )
         return None
 
 
@@ -470,11 +393,21 @@ class Sla:
         for bucket, gets in self.in_time.items():
             share = sum(gets) / len(gets)
             if share < BUCKETS[bucket].sla_target:
-                return f"bucket {bucket}: {share:.0%} of {len(gets)} gets were in time, promised {BUCKETS[bucket].sla_target:.0%}"
+                return f"bucket {bucket}: {share:.0%} of {len(gets)} in time, promised {BUCKETS[bucket].sla_target:.0%}"
         return None
 
 
 INVARIANTS = (
-    NoCycle, SingleSource, Integrity, CutThroughHonesty, Resume, ExternalEconomy, NoFalseBlame, Obedience, Completion, Repair,
-    TrackerLoss, Sla,
-)  # fmt: skip
+    NoCycle,
+    SingleSource,
+    Integrity,
+    CutThroughHonesty,
+    Resume,
+    ExternalEconomy,
+    NoFalseBlame,
+    Obedience,
+    Completion,
+    Repair,
+    TrackerLoss,
+    Sla,
+)

@@ -88,11 +88,11 @@ class Register(Request[Registered], frozen=True, kw_only=True, tag="register"):
     cached: tuple[tuple[str, int], ...]
     open: tuple[OpenTransfer, ...]
     serving: tuple[Served, ...]
-    before: str = ""
+    before: tuple[str, ...] = ()
 
 
 class Moved(Message, frozen=True, kw_only=True, tag="moved"):
-    """Cast to the tracker that a peer had before: it is mine now."""
+    """Cast to a tracker that a peer had before, or may have had: it is mine now."""
 
     peer: str
 
@@ -169,7 +169,7 @@ class Data(Message, frozen=True, kw_only=True, tag="data"):
 
 
 class End(Message, frozen=True, kw_only=True, tag="end"):
-    """The chunk's length and checksum, a bare value; or `why` the source has to stop. The store names its `algorithm`."""
+    """The chunk's length and checksum, a bare value, or `why` the source stops. The store names its `algorithm`."""
 
     length: int = 0
     checksum: str = ""
@@ -177,7 +177,7 @@ class End(Message, frozen=True, kw_only=True, tag="end"):
     why: str = ""
 
 
-class Fetch(Request[Data | End], frozen=True, kw_only=True, tag="fetch"):  # type: ignore[type-var]
+class Fetch(Request[Data | End], frozen=True, kw_only=True, tag="fetch"):
     """Send me a chunk from an offset on. The last four fields are used by the safe forms only."""
 
     chunk: str
@@ -190,8 +190,8 @@ class Fetch(Request[Data | End], frozen=True, kw_only=True, tag="fetch"):  # typ
     encryption: str = ""
 
 
-class Read(Request[Data | End], frozen=True, kw_only=True, tag="read"):  # type: ignore[type-var]
-    """Send me a part of an object from `offset` on, in blocks of so many bytes, with a sign of life every `keepalive_s`."""
+class Read(Request[Data | End], frozen=True, kw_only=True, tag="read"):
+    """Send me a part of an object from `offset` on, in blocks of so many bytes; a sign of life every `keepalive_s`."""
 
     object: str
     start: int
@@ -275,7 +275,7 @@ class Put(Request[Ok], frozen=True, kw_only=True, tag="put"):
 
 
 class Throttle(Request[Ok], frozen=True, kw_only=True, tag="throttle"):
-    """Application fault at a store: pause so long before each block; `closed` refuses all reads, `cut` ends those that go on."""
+    """Fault at a store: pause before each block; `closed` refuses all reads, `cut` ends those that are on."""
 
     pause_s: float = 0.0
     closed: bool = False
@@ -299,7 +299,35 @@ class PushPolicy(Request[Ok], frozen=True, kw_only=True, tag="push_policy"):
 
 
 WIRE = Wire(
-    Register, Registered, Moved, Heartbeat, HeartbeatAck, GetSource, Source, Done, DoneAck, Prefetch, Move, Fetch, Read, Data, End,
-    Advertise, Delegate, Lent, Trace, Traced, EdgeClosed, Get, Got, Put, Ok, Throttle, Flip, Abandon, PushPolicy,
-    port=PORT, errors=(NotRegistered, Draining, VersionMismatch, NotFound, StoreError),
-)  # fmt: skip
+    Register,
+    Registered,
+    Moved,
+    Heartbeat,
+    HeartbeatAck,
+    GetSource,
+    Source,
+    Done,
+    DoneAck,
+    Prefetch,
+    Move,
+    Fetch,
+    Read,
+    Data,
+    End,
+    Advertise,
+    Delegate,
+    Lent,
+    Trace,
+    Traced,
+    EdgeClosed,
+    Get,
+    Got,
+    Put,
+    Ok,
+    Throttle,
+    Flip,
+    Abandon,
+    PushPolicy,
+    port=PORT,
+    errors=(NotRegistered, Draining, VersionMismatch, NotFound, StoreError),
+)

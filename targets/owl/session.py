@@ -18,10 +18,11 @@ R = TypeVar("R")
 class Session:
     """Calls to whichever tracker the peer is registered with. `describe` makes the Register message of this moment."""
 
-    def __init__(self, node: Node[OwlConfig], rpc: Rpc, describe: Callable[[str], Register]) -> None:
+    def __init__(self, node: Node[OwlConfig], rpc: Rpc, describe: Callable[[tuple[str, ...]], Register]) -> None:
         self.node, self.rpc, self.describe = node, rpc, describe
         self.tracker, self.version, self.ttl = "", 0, 0.0
-        self._before = ""
+        # trackers that may still take us for theirs: after a restart we cannot know
+        self._before: dict[str, None] = dict.fromkeys(node.peers("tracker") if node.incarnation > 1 else ())
         self._avoid: dict[str, None] = {}
         self._joining = asyncio.Lock()
 
@@ -47,7 +48,8 @@ class Session:
     def lose(self, tracker: str, avoid: bool = True) -> None:
         """Have this tracker no longer: the next call registers anew, with another one if this is to be avoided."""
         if self.tracker == tracker and not self.node.variant("bug.no_reregister"):
-            self.tracker, self._before = "", tracker
+            self.tracker = ""
+            self._before[tracker] = None
             if avoid:
                 self._avoid[tracker] = None
                 self.node.emit("owl.failover", tracker=tracker)
@@ -58,14 +60,15 @@ class Session:
             while not self.tracker:
                 tracker = self.pick()
                 try:
-                    ack = await self.rpc.call(tracker, self.describe(self._before), RPC_S)
+                    ack = await self.rpc.call(tracker, self.describe(tuple(self._before)), RPC_S)
                 except VersionMismatch:
                     raise
                 except RpcError:
-                    self._avoid[tracker] = None
+                    self._avoid[tracker] = self._before[tracker] = None
                     await asyncio.sleep(BACKOFF_S)
                     continue
                 self._avoid.clear()
+                self._before.clear()
                 self.tracker, self.version, self.ttl = tracker, ack.version, ack.lease_ttl
             return self.tracker
 

@@ -17,6 +17,8 @@ ALGORITHM = "sha256"
 
 
 class Store:
+    """The objects of a region, whole: few may read at a time, and reading can be throttled or closed."""
+
     def __init__(self, node: Node[OwlConfig]) -> None:
         self.node, self.loop = node, asyncio.get_running_loop()
         self.objects: dict[str, Blob] = {}
@@ -42,7 +44,9 @@ class Store:
     async def read(self, ask: Read, caller: Caller) -> AsyncIterator[Data | End]:
         """Bytes of an object, block by block; an empty block when there is nothing else to send for `keepalive_s`."""
         if not common_version(self.node.config.proto.version, ask.versions):
-            raise VersionMismatch(f"{caller.name} speaks {ask.versions}, {self.node.name} {self.node.config.proto.version}")
+            raise VersionMismatch(
+                f"{caller.name} speaks {ask.versions}, {self.node.name} {self.node.config.proto.version}"
+            )
         content = self.objects.get(ask.object)
         if content is None or self.throttle_now.closed or self.readers >= READERS_MAX:
             raise StoreError(f"{self.node.name} does not let {ask.object} be read now")
@@ -62,7 +66,11 @@ class Store:
                 offset = stop
         finally:
             self.readers -= 1
-        yield End(length=ask.stop - ask.start, checksum=content.slice(ask.start, ask.stop).checksum(ALGORITHM), algorithm=ALGORITHM)
+        yield End(
+            length=ask.stop - ask.start,
+            checksum=content.slice(ask.start, ask.stop).checksum(ALGORITHM),
+            algorithm=ALGORITHM,
+        )
 
     async def pause(self, time_s: float) -> None:
         """Wait, until a change of the throttling at the latest."""
@@ -79,4 +87,3 @@ class Store:
         self.changed = asyncio.Event()
         self.node.emit("owl.throttle", pause_s=ask.pause_s, closed=ask.closed, cut=ask.cut)
         return Ok()
-

@@ -23,6 +23,7 @@ class Resp:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float) -> None:
         self._reader, self._writer, self._timeout_s = reader, writer, timeout_s
+        self._data = bytearray()
 
     @classmethod
     async def connect(cls, host: str, port: int, timeout_s: float = 2.0) -> Resp:
@@ -48,18 +49,44 @@ class Resp:
                 sending.cancel()
 
     async def _read(self) -> Any:
-        line = await self._reader.readuntil(b"\r\n")
-        kind, rest = line[:1], line[1:-2]
-        if kind == b"$":
-            return None if rest == b"-1" else (await self._reader.readexactly(int(rest) + 2))[:-2]
-        if kind == b"*":
-            return None if rest == b"-1" else [await self._read() for _ in range(int(rest))]
-        if kind == b":":
-            return int(rest)
-        return ReplyError(rest.decode()) if kind == b"-" else rest.decode()
+        while True:
+            try:
+                answer, end = parse(self._data, 0)
+            except IndexError:
+                some = await self._reader.read(LIMIT)
+                if not some:
+                    raise ConnectionResetError("the server closed the connection") from None
+                self._data += some
+            else:
+                del self._data[:end]
+                return answer
 
     def close(self) -> None:
         self._writer.close()
+
+
+def parse(data: bytearray, at: int) -> tuple[Any, int]:
+    """The answer that begins at an index, and the index after it; raises IndexError when it is not complete."""
+    line_end = data.find(b"\r\n", at)
+    if line_end < 0:
+        raise IndexError
+    kind, rest, after = data[at], data[at + 1 : line_end], line_end + 2
+    if kind == 36:  # $, a bulk string
+        if rest == b"-1":
+            return None, after
+        end = after + int(rest)
+        if end + 2 > len(data):
+            raise IndexError
+        return bytes(data[after:end]), end + 2
+    if kind == 42:  # *, an array
+        items = []
+        for _ in range(max(0, int(rest))):
+            item, after = parse(data, after)
+            items.append(item)
+        return (None if rest == b"-1" else items), after
+    if kind == 58:  # :, an integer
+        return int(rest), after
+    return (ReplyError(rest.decode()) if kind == 45 else rest.decode()), after
 
 
 def packed(command: Sequence[Argument]) -> bytes:

@@ -26,7 +26,7 @@ import msgspec
 from zebra.errors import TargetError
 from zebra.params import Param
 from zebra.params.parameter import Value
-from zebra.targets.valkey.resp import packed
+from zebra.targets.valkey.resp import packed, parse
 
 ENVIRONMENT = "ZEBRA_VALKEY_SERVER"
 START_S = 10.0
@@ -34,7 +34,7 @@ ENDED = "the server ended"
 WAYS = ("valkey-server", "redis-server")
 
 RESERVED = re.compile(
-    r"port$|^bind|announce|^rdma|^unixsocket|^dir$|dirname$|file$|filename$|user$|auth$|pass$|^requirepass|^replicaof|^slaveof"
+    r"port$|^bind|announce|^rdma|^unixsocket|^dir$|dirname$|file$|filename$|^(primary|master)(user|auth)$|pass$|^requirepass|^replicaof|^slaveof"
     r"|^save$|^daemonize$|^socket-mark-id$"
 )
 """Addresses, places, secrets, and who follows whom belong to the target; with `daemonize` nobody could stop the server."""
@@ -83,6 +83,30 @@ def config_type() -> type[msgspec.Struct]:
     return msgspec.defstruct(
         "ValkeyConfig", fields, frozen=True, kw_only=True, module=__name__, rename={field_name(name): name for name in parameters}
     )
+
+
+def __getattr__(name: str) -> Any:
+    """`ValkeyConfig` is found here, on first use, so that configurations can be pickled."""
+    if name == "ValkeyConfig":
+        return config_type()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def texts() -> frozenset[str]:
+    """The parameters whose values are free text, which the server may show in another form than it was given."""
+    hints = config_type().__annotations__
+    kinds = {name: hints[field].__origin__ for field, name in zip(*_names(), strict=True)}
+    return frozenset(name for name, kind in kinds.items() if kind is str)
+
+
+def _names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return config_type().__struct_fields__, config_type().__struct_encode_fields__
+
+
+def shown(config: Any) -> dict[str, Value]:
+    """A node's parameters under the server's own names."""
+    return dict(zip(_names()[1], msgspec.structs.astuple(config), strict=True))
 
 
 def field_name(parameter: str) -> str:
@@ -134,14 +158,14 @@ class _Reading:
     def parameters(self) -> dict[str, Found]:
         found: dict[str, Found] = {}
         for name in sorted(self.start):
-            if name not in self.aliases:
+            if name not in self.aliases and field_name(name) not in map(field_name, found):
                 found[name] = self.parameter(name)
         return found
 
     def parameter(self, name: str) -> Found:
         value = self.start[name]
         if RESERVED.search(name):
-            return Found(kind="text", default=value, why="reserved: the target sets it")
+            return Found(kind="text", default="", why="reserved: the target sets it")
         found = self.typed(name, value)
         if name in OWN:
             found = msgspec.structs.replace(found, default=OWN[name])
@@ -160,7 +184,7 @@ class _Reading:
                 return Found(kind="bool", default=value == "yes")
             return _enum(value, listed[1])
         if _NUMBER.fullmatch(value):
-            memory = "memory" in self.refusal(name, "zebra")
+            memory = "a memory" in self.refusal(name, "zebra")
             low, high = self.range(name)
             return Found(kind="memory" if memory else "int", default=int(value), minimum=min(low, int(value)), maximum=high)
         listed = _CHOICES.search(self.refusal(name, "zebra")) if value else None
@@ -243,7 +267,6 @@ class _Server:
     def _start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._connection = self._connected()
-        self._file = self._connection.makefile("rb")
 
     def _connected(self) -> socket.socket:
         until = time.monotonic() + START_S
@@ -265,20 +288,25 @@ class _Server:
         try:
             self._connection.sendall(packed(words))
             return self._answer()
-        except (OSError, IndexError):
+        except OSError:
             self.close()
             self._start()
             return ENDED
 
     def _answer(self) -> Any:
-        line = self._file.readline()[:-2].decode()
-        kind, rest = line[0], line[1:]
-        if kind == "*":
-            return [self._answer() for _ in range(int(rest))]
-        return self._file.read(int(rest) + 2)[:-2].decode() if kind == "$" else rest
+        data = bytearray()
+        while True:
+            try:
+                answer, _ = parse(data, 0)
+            except IndexError:
+                some = self._connection.recv(1 << 16)
+                if not some:
+                    raise ConnectionResetError from None
+                data += some
+            else:
+                return [part.decode() for part in answer] if isinstance(answer, list) else str(answer)
 
     def close(self) -> None:
-        self._file.close()
         self._connection.close()
         self._process.kill()
         self._process.wait()

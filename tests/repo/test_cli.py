@@ -29,7 +29,8 @@ def test_each_list_is_an_array_of_objects_with_a_name(kind: str) -> None:
     code, out, _ = zebra("list", kind, "--json")
     rows = json.loads(out)
     assert code == 0 and rows and all(row["name"] for row in rows)
-    assert all(row["about"] for row in rows), [row["name"] for row in rows if not row["about"]]
+    silent = [row["name"] for row in rows if not row["about"]]
+    assert kind == "params" or not silent, silent  # a live server does not say what its parameters mean
     code, out, _ = zebra("list", kind)
     assert code == 0 and all(row["name"] in out for row in rows)
 

@@ -23,8 +23,8 @@ import pytest
 
 import zebra
 from zebra import Outcome, RunSpec, Target, Topology
+from zebra.determinism import Interpreter, check_determinism
 from zebra.errors import Deadlock, Escape, NondeterminismError
-from zebra.substrate.sim.determinism import Interpreter, check_determinism
 from zebra.substrate.sim.isolation import OrderedSet
 from zebra.substrate.sim.loop import Livelock, SimLoop
 from zebra.substrate.sim.machine import EPOCH_S

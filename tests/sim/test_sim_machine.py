@@ -359,3 +359,27 @@ def test_each_node_has_a_wall_clock_of_its_own_and_all_ways_to_it_agree() -> Non
         assert (await on(cluster, "host-1", read))[0] == pytest.approx(EPOCH_S + cluster.now)
 
     run(scenario)
+
+
+def test_nothing_of_a_run_is_left_in_memory_when_it_is_over() -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    async def scenario(cluster: Any) -> None:
+        async def serve(node: Any) -> Any:
+            return await asyncio.start_server(lambda reader, writer: None, None, 9)
+
+        await on(cluster, "host-1", serve)
+        stream = await on(cluster, "host-2", dial)
+        cluster.role("host-2").stream = stream
+        kept.extend(
+            map(weakref.ref, (asyncio.get_running_loop(), cluster.role("host-1"), stream[1].transport.get_protocol()))
+        )
+
+    async def dial(node: Any) -> Any:
+        return await asyncio.open_connection("host-1", 9)
+
+    outcomes = [run(scenario) for _ in range(3)]
+    del scenario
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 9
+    assert all(outcome.history for outcome in outcomes)

@@ -57,6 +57,7 @@ class _State:
     cases: list[Case] = field(default_factory=list)
     cleared: set[Case] = field(default_factory=set)
     failed: set[Case] = field(default_factory=set)
+    unapplied: set[Case] = field(default_factory=set)
     undecided: list[str] = field(default_factory=list)
     invalid: dict[Value, str] = field(default_factory=dict)
     suspects: int = 0
@@ -175,7 +176,8 @@ class Campaign:
     def _wanted(self, case: Case) -> bool:
         state = self.state[case.parameter]
         bad = case.base in state.invalid or case.other in state.invalid
-        return state.found is None and not bad and case not in state.cleared and case not in state.failed
+        decided = state.cleared | state.failed | state.unapplied
+        return state.found is None and not bad and case not in decided
 
     def search(self) -> None:
         """Find suspects by pooled runs and decide each at once, so that a culprit is withheld from later pools."""
@@ -202,7 +204,8 @@ class Campaign:
         for pool, result in zip(batch, self._run("pooled", specs), strict=True):
             if result.passed:
                 for case in pool.cases:
-                    self.state[case.parameter].cleared.add(case)
+                    state = self.state[case.parameter]
+                    (state.unapplied if case.parameter in result.unapplied else state.cleared).add(case)
             search.took(pool, failed=not result.passed)
 
     # -- confirmation ----------------------------------------------------------------------------------------
@@ -335,11 +338,17 @@ class Campaign:
         return all(result.passed for result in self._run("requires", specs))
 
     def _direction(self, case: Case) -> str:
-        specs = [
-            self._spec(case.test, mixed([case.swapped()]), seed) for seed in self._seeds("direction", case, SWAP_SEEDS)
+        """`both`, unless the values the other way round pass: in the failing test, then in every test that can show it."""
+        there = [self._spec(case.test, mixed([case.swapped()]), seed) for seed in self._seeds("direction", case, SWAP_SEEDS)]
+        elsewhere = [
+            self._spec(test, mixed([case.swapped()]), seed)
+            for test in dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
+            for seed in self._seeds("direction", case, CURE_SEEDS)
+            if test != case.test
         ]
-        if not all(result.passed for result in self._run("requires", specs)):
-            return "both"
+        for specs in (there, elsewhere):
+            if not all(result.passed for result in self._run("requires", specs)):
+                return "both"
         tested = self.tested[case.test]
         return ">".join(sides(case, readers(case.parameter, tested.reads), tested.places))
 
@@ -382,16 +391,22 @@ class Campaign:
         state, parameter = self.state[name], self.target.space[name]
         bad = [parameter.show(value) for value in state.invalid]
         also = f"; invalid for everyone: {', '.join(bad)}" if bad else ""
+        unshown = {parameter.show(v) for c in state.unapplied for v in (c.base, c.other) if v != parameter.default}
+        also += f"; no running server showed: {', '.join(sorted(unshown))}" if unshown else ""
         if state.found is not None:
             state.found.trials, state.found.note = state.trials, state.found.note + also
             return state.found
         result = ParameterResult(
             name=name, verdict="safe", roles=list(state.roles), trials=state.trials, accepted=name in self.accepted
         )
-        valid = [case for case in state.cases if not self._is_invalid(case)]
+        valid = [case for case in state.cases if not self._is_invalid(case) and case not in state.unapplied]
         if not state.cases:
             result.verdict = "untested"
-            result.note = "no other value is known" if state.roles else "no test reads it on two nodes"
+            result.note = parameter.param.why or "no other value is known"
+            if not state.roles:
+                result.note = "no test reads it on two nodes"
+        elif not valid and state.unapplied:
+            result.verdict, result.note = "untested", "a running server does not show the values as they were set"
         elif not valid:
             result.verdict, result.evidence = "invalid", state.invalid_evidence
             result.values, result.note = bad, "fails on all nodes alike"

@@ -32,6 +32,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     reads: tuple[Read, ...] = ()
+    unapplied: tuple[str, ...] = ()
     wall_s: float = 0.0
 
     @property

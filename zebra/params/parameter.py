@@ -85,7 +85,9 @@ class Parameter:
         """
         observed = self.default if observed is None else observed
         found: Iterable[Value]
-        if self.param.candidates:
+        if self.param.why:
+            found = ()
+        elif self.param.candidates:
             found = [self.default, *map(self.parse, self.param.candidates)]
         elif self.choices:
             found = self.choices

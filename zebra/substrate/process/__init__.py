@@ -1,0 +1,100 @@
+"""Real processes: one per node, each on its own loopback address, joined by the fault proxy, without root.
+
+The session holds the proxy, the order of events and the test; `running` is its side of a run. The `zygote`, a fork from
+before the session's loop, forks the nodes; `life` is what a node's process does, on the `loop` that makes names and
+addresses mean the same as in simulation. `order` puts events of all processes in one order, `board` is shared memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from zebra.errors import ConfigError, Hang
+from zebra.injection.warden import warden
+from zebra.substrate import Plan, Running
+from zebra.substrate.process.addresses import NODES_MAX, Block
+from zebra.substrate.process.board import Board
+from zebra.substrate.process.life import Ground, write_run
+from zebra.substrate.process.running import ProcessRunning
+
+T = TypeVar("T")
+
+
+class ProcessSubstrate:
+    """`zebra.Substrate` on processes of this machine."""
+
+    name = "process"
+    capabilities = ("processes", "links", "clocks", "disks")
+
+    def unavailable(self) -> str:
+        if not sys.platform.startswith("linux"):
+            return f"it needs Linux, this is {sys.platform}"
+        if not hasattr(os, "pidfd_open"):
+            return "it needs pidfd_open (Linux 5.3 or later)"
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            return f"pidfd_open does not work here ({error})"
+        return ""
+
+    def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
+        """Run `main` over the nodes. They are dead, and their files deleted, when this returns."""
+        if len(plan.places) > NODES_MAX:
+            raise ConfigError(f"substrate process: {len(plan.places)} nodes, at most {NODES_MAX} fit")
+        _many_files()
+        mine = warden()
+        nodes = {place.node: number for number, place in enumerate(plan.places, 1)}
+        ground = Ground(plan=plan, directory=mine.run_directory(), block=Block(), board=Board(len(nodes)), nodes=nodes)
+        try:
+            running = ProcessRunning(ground, mine.ledger)
+            write_run(ground, lambda: next(iter(running.log.history)).fields)
+            try:
+                with asyncio.Runner() as runner:
+                    return runner.run(_bounded(running, main))
+            finally:
+                running.close()
+        finally:
+            ground.block.release()
+            shutil.rmtree(ground.directory, ignore_errors=True)
+
+
+async def _bounded(running: ProcessRunning, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
+    running.begin()
+    task = asyncio.ensure_future(main(running))
+    try:
+        done, _ = await asyncio.wait([task], timeout=running.plan.timeout_s)
+        if not done:
+            raise Hang(_who_waits(running))
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
+        running.end()
+
+
+def _who_waits(running: ProcessRunning) -> str:
+    """Where the tasks of the test stand."""
+    lines = [f"not done after {running.plan.timeout_s:g} s"]
+    for task in asyncio.all_tasks():
+        stack = task.get_stack(limit=1)
+        if stack and not stack[0].f_code.co_filename.startswith(os.path.dirname(__file__)):
+            frame = stack[0]
+            lines.append(f"test: {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_qualname}")
+    return "\n  ".join(lines)
+
+
+def _many_files() -> None:
+    """Let the proxy have as many descriptors as the machine allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+SUBSTRATE = ProcessSubstrate()

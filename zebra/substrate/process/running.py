@@ -1,0 +1,465 @@
+"""The nodes of one run as processes: `zebra.substrate.Running`, from the session's side."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+import msgspec
+
+from zebra.errors import Escape, Infrastructure, NodeDown, TargetError
+from zebra.injection.ledger import Ledger, state_of
+from zebra.proxy.proxy import Listener, Proxy
+from zebra.substrate import Effect
+from zebra.substrate.process.capabilities import (
+    Capability,
+    ProcessClocks,
+    ProcessDisks,
+    ProcessLinks,
+    ProcessProcesses,
+)
+from zebra.substrate.process.channel import Channel
+from zebra.substrate.process.disk import Files
+from zebra.substrate.process.life import Ground
+from zebra.substrate.process.order import Order
+from zebra.substrate.process.zygote import Zygote
+
+POLL_S = 0.005
+"""How often the session looks at what nodes have said."""
+
+SILENCE_S = 10.0
+"""A node whose loop is blocked for so long when the test has ended makes the run one that says nothing."""
+
+DEATH_S = 5.0
+"""A killed process has so long to be gone."""
+
+OUTPUT_LINES = 12
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Incarnation:
+    """One process of a node, as the session sees it. `ended` holds its exit status."""
+
+    node: str
+    number: int
+    born: asyncio.Future[None]
+    ready: asyncio.Future[None]
+    ended: asyncio.Future[int]
+    pid: int = 0
+    pidfd: int = -1
+    entry: dict[str, Any] = field(default_factory=dict)
+    channel: Channel | None = None
+    up: bool = True
+    paused: bool = False
+    stopping: bool = False
+    error: BaseException | None = None
+    listeners: dict[int, Listener] = field(default_factory=dict)
+    datagrams: set[int] = field(default_factory=set)
+    calls: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
+
+
+class ProcessRunning:
+    """`zebra.substrate.Running` for one run on processes. Made before the loop, that the zygote may be; then `begin`."""
+
+    def __init__(self, ground: Ground, ledger: Ledger) -> None:
+        self.ground, self.plan, self._ledger = ground, ground.plan, ledger
+        self.names = {number: name for name, number in ground.nodes.items()}
+        self._order = Order(ground.events, self.names, self._late, self.plan.on_second)
+        self._zygote = Zygote(ground, ledger)
+        self.log = self._order.log = self.plan.log(self._order.now)
+        self.log.divert = self._order.put
+        self.next_effect = itertools.count(1).__next__
+        self._next_call = itertools.count(1).__next__
+        self._configs = dict(self.plan.configs)
+        self._lives: dict[str, Incarnation] = {}
+        self._started: dict[str, int] = {}
+        self._by_pid: dict[int, Incarnation] = {}
+        self._ledgered: list[str] = [self._zygote.entry["id"]]
+        self._pairs: dict[tuple[str, str, int], asyncio.Future[Listener]] = {}
+        self._random = Random(f"{self.plan.seed}/disks")
+        self._links = ProcessLinks(self)
+        self._disks = ProcessDisks(self)
+        made: tuple[Capability, ...] = (ProcessProcesses(self), self._links, ProcessClocks(self), self._disks)
+        self.capabilities: Mapping[str, Any] = {each.name: each for each in made}
+        self._timer: asyncio.TimerHandle | None = None
+        self.proxy: Proxy
+
+    def begin(self) -> None:
+        """Take up work, in the loop."""
+        self._loop = loop = asyncio.get_running_loop()
+        block, nodes = self.ground.block, self.ground.nodes
+
+        def name_of(address: str) -> str:
+            return self.names.get(block.node_of(address), "")
+
+        def source_address(node: str) -> str:
+            return block.public(nodes[node]) if node else ""
+
+        self.proxy = Proxy(loop, self.plan.seed, self._links.toxics_of, name_of, source_address)
+        self._zygote.sock.setblocking(False)
+        loop.add_reader(self._zygote.sock, self._zygote_says)
+        self._poll()
+
+    def _poll(self) -> None:
+        self._timer = self._loop.call_later(POLL_S, self._poll)
+        self._order.release()
+
+    def _late(self, what: str) -> None:
+        self.plan.on_crash("", Infrastructure(f"an event came out of order: {what}"))
+
+    def now(self) -> float:
+        return self._order.now()
+
+    def is_up(self, node: str) -> bool:
+        life = self._lives.get(node)
+        return life is not None and life.up and not life.stopping
+
+    def role(self, node: str) -> Any:
+        raise Escape(f"the role of {node} lives in a process of its own: call its methods through cluster.client")
+
+    async def settled(self) -> None:
+        """Wait until all that was emitted so far has been released."""
+        until_ns, started = time.monotonic_ns(), self.now()
+        while self._order.mark_ns < until_ns:
+            if self.now() - started > SILENCE_S:
+                raise Infrastructure(f"{self._order.slowest()} was not heard of for {SILENCE_S:g} s: its loop is blocked")
+            await asyncio.sleep(POLL_S)
+
+    def output(self, node: str) -> str:
+        """The last lines that a node wrote to stdout and stderr."""
+        lines = []
+        for stream in ("stdout", "stderr"):
+            try:
+                text = (self.ground.home(node) / stream).read_text(errors="backslashreplace")
+            except OSError:
+                continue
+            lines += [f"{stream}: {line}" for line in text.splitlines()[-OUTPUT_LINES:]]
+        return "\n".join(lines)
+
+    # -- start -----------------------------------------------------------------------------------------------
+
+    async def start(self, nodes: Iterable[str]) -> None:
+        lives = [self._boot(node) for node in nodes if not self.is_up(node)]
+        if not lives:
+            return
+        self._zygote.spawn([(life.node, life.number, self._configs[life.node]) for life in lives])
+        waiting = {life.ready: life for life in lives}
+        _, late = await asyncio.wait(waiting, timeout=self.plan.start_s)
+        for ready, life in waiting.items():
+            if ready in late:
+                raise TargetError(f"{life.node} was not ready {self.plan.start_s:g} s after its start")
+            ready.result()
+
+    def _boot(self, node: str) -> Incarnation:
+        number = self._started[node] = self._started.get(node, 0) + 1
+        before = self._lives.get(node)
+        if before is not None:
+            self._unplug(before)
+        self._links.lighten(node)
+        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(3)]
+        life = Incarnation(node=node, number=number, born=futures[0], ready=futures[1], ended=futures[2])
+        for future in futures:
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._lives[node] = life
+        self.log.emit(node, "node.start", incarnation=number, config=msgspec.to_builtins(self._configs[node]))
+        self.ground.board.set_up(self.ground.nodes[node], True)
+        self._order.expect(self.ground.nodes[node])
+        return life
+
+    def _unplug(self, life: Incarnation) -> None:
+        """Nobody reaches this incarnation any more; who was connected to it is reset."""
+        for listener in life.listeners.values():
+            listener.close()
+        life.listeners.clear()
+        for port in life.datagrams:
+            self.proxy.unrelay(life.node, port)
+        life.datagrams.clear()
+        if not life.up:
+            for connection in self.proxy.of(life.node):
+                connection.end("reset")
+
+    def _zygote_says(self) -> None:
+        try:
+            message, files = self._zygote.receive()
+        except BlockingIOError:
+            return
+        if message is None:
+            self._loop.remove_reader(self._zygote.sock)
+            self.plan.on_crash("", Infrastructure("the zygote of this run has died"))
+        elif message[0] == "born":
+            self._born(*message[1:], *files)
+        else:
+            self._died(*message[1:])
+
+    def _born(self, node: str, pid: int, entry: dict[str, Any], pidfd: int, control: int) -> None:
+        life = self._lives[node]
+        life.pid, life.pidfd, life.entry = pid, pidfd, entry
+        self._by_pid[pid] = life
+        self._ledgered.append(entry["id"])
+        life.channel = Channel(lambda kind, *rest: self._heard(life, kind, *rest), lambda: None)
+        channel = life.channel
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: channel, socket.socket(fileno=control)))
+        task.add_done_callback(lambda _: life.born.done() or life.born.set_result(None))
+
+    # -- what nodes say --------------------------------------------------------------------------------------
+
+    def _heard(self, life: Incarnation, kind: str, *rest: Any) -> None:
+        if kind == "ready" and not life.ready.done():
+            life.ready.set_result(None)
+        elif kind == "ended":
+            life.error = rest[0]
+        elif kind == "result":
+            number, result, error = rest
+            future = life.calls.pop(number, None)
+            if future is not None and not future.done():
+                if isinstance(error, asyncio.CancelledError):
+                    future.cancel()
+                elif error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+        elif kind == "read" and self.plan.note_read is not None:
+            self.plan.note_read(life.node, *rest)
+        elif kind == "announce":
+            self.proxy.spawn(self._answer(life, rest[0], self._listen(life, *rest[1:])))
+        elif kind == "reach":
+            self.proxy.spawn(self._answer(life, rest[0], self._reach(life.node, *rest[1:])))
+        elif kind == "bind":
+            self.proxy.spawn(self._answer(life, 0, self._listen(life, *rest)))
+        elif kind == "retract":
+            self._retract(life, *rest)
+
+    async def _answer(self, life: Incarnation, number: int, work: Any) -> None:
+        result, trouble = None, None
+        try:
+            result = await work
+        except OSError as error:
+            trouble = error
+        if life.channel is not None:
+            life.channel.send("answer", number, result, trouble)
+
+    async def _listen(self, life: Incarnation, kind: str, port: int) -> None:
+        """Let the proxy listen where others reach a port of a node."""
+        number, block = self.ground.nodes[life.node], self.ground.block
+        address, upstream = (block.public(number), port), (block.hidden(number), port)
+        if kind == "udp":
+            life.datagrams.add(port)
+            await self.proxy.relay(address, life.node, upstream)
+        elif port not in life.listeners:
+            listener = life.listeners[port] = await self.proxy.listen(address, life.node, upstream, greets=True)
+            if not life.up:
+                listener.close()
+
+    async def _reach(self, source: str, target: str, port: int) -> str:
+        """The address of the listener that stands for an ordered pair and a port, made on first use."""
+        key = (source, target, port)
+        if key not in self._pairs:
+            self._pairs[key] = made = self._loop.create_future()
+            block, nodes = self.ground.block, self.ground.nodes
+            host = block.pair(len(self._pairs))
+            try:
+                made.set_result(
+                    await self.proxy.listen((host, port), target, (block.hidden(nodes[target]), port), source=source)
+                )
+            except OSError as error:
+                made.set_exception(error)
+        return (await asyncio.shield(self._pairs[key])).address[0]
+
+    def _retract(self, life: Incarnation, kind: str, port: int) -> None:
+        if kind == "udp":
+            life.datagrams.discard(port)
+            self.proxy.unrelay(life.node, port)
+        elif port in life.listeners:
+            life.listeners.pop(port).close()
+
+    # -- the ends of nodes -----------------------------------------------------------------------------------
+
+    def _died(self, pid: int, status: int) -> None:
+        """The zygote has buried a process."""
+        life = self._by_pid.pop(pid)
+        self._ledger.done([life.entry["id"]])
+        self._ledgered.remove(life.entry["id"])
+        if life.up:
+            self._gone(life)
+            self._unplug_later(life)
+            if life.stopping:
+                pass
+            else:
+                error = life.error
+                if error is None and status:
+                    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+                    error = TargetError(f"{life.node} ended unexpectedly ({how})")
+                self.log.emit(life.node, "node.exit", error="" if error is None else f"{type(error).__name__}: {error}")
+                if error is not None:
+                    self.plan.on_crash(life.node, error)
+        if not life.ended.done():
+            life.ended.set_result(status)
+
+    def _unplug_later(self, life: Incarnation) -> None:
+        """It has closed its sockets itself, and its last words are on their way: only refuse what is new."""
+        for listener in life.listeners.values():
+            listener.close()
+        for port in life.datagrams:
+            self.proxy.unrelay(life.node, port)
+
+    def _gone(self, life: Incarnation) -> None:
+        """An incarnation is dead: all that it said is known, and nothing more is expected of it."""
+        life.up = life.paused = False
+        number = self.ground.nodes[life.node]
+        self.ground.board.set_up(number, False)
+        self._order.excuse(number)
+        for future in [life.ready, *life.calls.values()]:
+            if not future.done():
+                what = "ended before it was ready" if future is life.ready else "stopped running before the call was done"
+                kind = TargetError if future is life.ready else NodeDown
+                future.set_exception(kind(f"{life.node} {what}"))
+        life.calls.clear()
+        if life.channel is not None:
+            life.channel.close()
+        if life.pidfd >= 0:
+            os.close(life.pidfd)
+            life.pidfd = -1
+
+    def _signal(self, life: Incarnation, number: signal.Signals) -> None:
+        """Signal all processes of a node; the zygote buries the first one only after it told us, so the group is ours."""
+        if life.pid in self._by_pid:
+            try:
+                os.killpg(life.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def _kill(self, life: Incarnation) -> None:
+        """Kill a node, and wait until it is gone: meanwhile nobody else hears of its end."""
+        if life.pidfd < 0:
+            return
+        self._signal(life, signal.SIGKILL)
+        if not select.select([life.pidfd], [], [], DEATH_S)[0]:
+            raise Infrastructure(f"{life.node} did not die within {DEATH_S:g} s of SIGKILL")
+        self._gone(life)
+
+    def crash(self, node: str) -> None:
+        """Cut the power: nothing of the node runs, nobody is told, and what comes to it is lost."""
+        life = self._lives[node]
+        if not life.up:
+            return
+        self._links.darken(node)
+        self._kill(life)
+        self.log.emit(node, "node.crash", incarnation=life.number)
+        lossy = self._disks.loses(node)
+        if lossy:
+            torn = max(float(effect.arguments["torn"]) for effect in lossy)
+            lost = Files(self.ground.home(node) / "disk").lose_unsynced(torn, self._random)
+            for effect in lossy:
+                effect.hits += lost
+
+    def pause(self, node: str) -> None:
+        life = self._lives[node]
+        if not life.up or life.paused:
+            return
+        self._signal(life, signal.SIGSTOP)
+        until = time.monotonic() + DEATH_S
+        while state_of(life.pid) not in ("T", "t", "Z", "") and time.monotonic() < until:
+            time.sleep(0.0002)
+        life.paused = True
+        self._order.excuse(self.ground.nodes[node])
+        self.log.emit(node, "node.pause")
+
+    def resume(self, node: str) -> None:
+        life = self._lives[node]
+        if life.up and life.paused:
+            life.paused = False
+            self.log.emit(node, "node.resume")
+            self._order.expect(self.ground.nodes[node])
+            self._signal(life, signal.SIGCONT)
+
+    async def stop_node(self, node: str, grace_s: float) -> None:
+        """A planned stop: the role's `run` is cancelled and has `grace_s` to finish; a paused one cannot."""
+        life = self._lives.get(node)
+        if life is None or not life.up or life.stopping:
+            return
+        life.stopping = True
+        try:
+            self.ground.board.set_up(self.ground.nodes[node], False)
+            self.log.emit(node, "node.stopping", grace_s=grace_s)
+            if life.channel is not None and not life.paused:
+                life.channel.send("stop", 0)
+            await asyncio.wait([life.ended], timeout=grace_s)
+            in_time = life.ended.done()
+            if life.up:
+                self._kill(life)
+                self._unplug_later(life)
+            self.log.emit(node, "node.stop", in_time=in_time)
+            if life.error is not None:
+                self.plan.on_crash(node, life.error)
+        finally:
+            life.stopping = False
+
+    # -- the rest of Running ---------------------------------------------------------------------------------
+
+    async def configure(self, node: str, config: msgspec.Struct, how: Literal["restart", "reload"]) -> None:
+        self._configs[node] = config
+        self.log.emit(node, "node.configure", how=how, config=msgspec.to_builtins(config))
+        if how == "reload":
+            role = self.plan.roles[node.rpartition("-")[0]]
+            if not hasattr(role, "reload"):
+                raise TargetError(f"{node}: its role has no `reload(config)`, configure it with how='restart'")
+            await self.call(node, "reload", config)
+        elif self.is_up(node):
+            await self.stop_node(node, 5.0)
+            await self.start([node])
+
+    async def call(self, node: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        life = self._lives.get(node)
+        if life is None or not life.up or life.channel is None:
+            raise NodeDown(f"{node} is not running")
+        number = self._next_call()
+        life.channel.send("call", number, method, args, kwargs)
+        future = life.calls[number] = self._loop.create_future()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if life.calls.pop(number, None) is not None and life.up:
+                life.channel.send("cancel", number)
+            raise
+
+    async def heal(self, effect: Effect) -> None:
+        await self.capabilities[effect.capability].remove(effect)
+
+    async def stop(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End every process and give back every port at once. Nothing is left, or the warden will see to it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._loop.remove_reader(self._zygote.sock)
+            self._timer = None
+            self.proxy.close()
+            for life in self._lives.values():
+                for listener in life.listeners.values():
+                    listener.close()
+            for made in self._pairs.values():
+                if made.done() and made.exception() is None:
+                    made.result().close()
+        up = [life for life in self._lives.values() if life.up]
+        for life in up:
+            self._signal(life, signal.SIGKILL)
+        for life in up:
+            self._kill(life)
+
+    def close(self) -> None:
+        """After the loop: the zygote ends, and what is known is released."""
+        self.end()
+        self._zygote.end()
+        self._order.finish()
+        self.log.divert = None
+        self._ledger.done(self._ledgered)
