@@ -37,7 +37,7 @@ class Outside(Protocol):
     """What a real node offers to the programs that it starts; see the members of Node by the same names."""
 
     directory: Path
-    environment: Mapping[str, str]
+    environment: dict[str, str]
 
     def bind(self, port: int) -> tuple[str, int]: ...
     async def reach(self, name: str, port: int) -> tuple[str, int]: ...
@@ -72,7 +72,14 @@ class Node(Generic[C]):
     def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
                  emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place], variants: frozenset[str],
                  is_up: Callable[[str], bool], real_bytes: bool = False, outside: Outside | None = None) -> None:  # fmt: skip
-        self.place, self.config, self.incarnation, self.random, self.clock, self.disk = place, config, incarnation, random, clock, disk
+        self.place, self.config, self.incarnation, self.random, self.clock, self.disk = (
+            place,
+            config,
+            incarnation,
+            random,
+            clock,
+            disk,
+        )
         self.name, self.role = place.node, place.role
         self.emit, self._ready, self._variants, self._is_up = emit, ready, variants, is_up
         self._places = places if isinstance(places, Places) else Places(places)

@@ -313,7 +313,7 @@ class _Run:
             if error is None and self._fine():
                 error = await self._until_broken(self._liveness(cluster))
             if self._fine():
-                await running.settled()
+                await self._settle(running, error)
             if error is None and self._fine():
                 self.checks.end(running.now())
             judged = self._judge(error)
@@ -325,6 +325,13 @@ class _Run:
 
     def _fine(self) -> bool:
         return self.checks.violation is None and self.crash is None
+
+    async def _settle(self, running: Running, error: BaseException | None) -> None:
+        try:
+            await running.settled()
+        except Infrastructure:
+            if error is None:
+                raise
 
     def _involved(self) -> list[str]:
         """The nodes at which a failure can be seen: those of the evidence, and those that crashed."""

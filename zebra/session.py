@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import msgspec
@@ -286,6 +287,9 @@ class Session:
         self.result.save(directory / CAMPAIGN)
         session.testscollected = len(self.tests)
         session.testsfailed = len(self.result.problems())
+        if reporter is not None:
+            decided = [SimpleNamespace(nodeid=parameter.name) for parameter in self.result.parameters]
+            reporter.stats["parameters decided"] = decided  # for pytest's last line
         return True
 
     def _base_directory(self) -> Path | None:

@@ -86,7 +86,9 @@ def _who_waits(running: ProcessRunning) -> str:
         stack = task.get_stack(limit=1)
         if stack and not stack[0].f_code.co_filename.startswith(os.path.dirname(__file__)):
             frame = stack[0]
-            lines.append(f"test: {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_qualname}")
+            lines.append(
+                f"test: {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_qualname}"
+            )
     return "\n  ".join(lines)
 
 

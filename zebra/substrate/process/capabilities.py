@@ -97,7 +97,7 @@ class ProcessLinks(Capability):
         rate, on = effect.arguments["rate"], effect.arguments["on"]
         if not rate:
             return []
-        keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [(*pair, "pair")]
+        keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [(str(pair), "pair")]
         return [self._buckets.setdefault((effect.id, key), Bandwidth(counter=effect, rate=rate)) for key in keys]
 
     def _changed(self) -> None:
@@ -216,4 +216,6 @@ class ProcessDisks(Capability):
 
     def _met(self, effect: Effect) -> int:
         ground, what = self._running.ground, [name for name in ("rate", "capacity_bytes") if name in effect.arguments]
-        return sum(ground.board.disk_hits(ground.nodes[node], name) for node in effect.arguments["nodes"] for name in what)
+        return sum(
+            ground.board.disk_hits(ground.nodes[node], name) for node in effect.arguments["nodes"] for name in what
+        )

@@ -108,9 +108,11 @@ class SkewedClock:
 class Life:
     """The node's process, once it runs its loop. It is also what `node.bind` and the like ask."""
 
-    def __init__(self, ground: Ground, name: str, incarnation: int, config: msgspec.Struct) -> None:
+    def __init__(self, ground: Ground, name: str, incarnation: int, config: bytes) -> None:
         self._ground, self._plan, self._name, self._incarnation = ground, ground.plan, name, incarnation
-        self._number, self._config = ground.nodes[name], config
+        self._number, self._config = ground.nodes[name], self._plan.configs[name]
+        if config:
+            self._config = self._decoded(config)
         self._places = {place.node: place for place in self._plan.places}
         self.voice = Voice(ground.events, self._number, incarnation)
         self.directory = ground.home(name) / "home"
@@ -145,6 +147,10 @@ class Life:
             error = raised
         self._channel.send("ended", None if error is None else pack_error(error))
         await asyncio.sleep(0)
+
+    def _decoded(self, config: bytes) -> msgspec.Struct:
+        decoded: msgspec.Struct = msgspec.msgpack.decode(config, type=type(self._config))
+        return decoded
 
     def _node(self) -> Node[Any]:
         ground, name, number, config = self._ground, self._name, self._number, self._config
@@ -215,6 +221,8 @@ class Life:
 
     async def _call(self, number: int, method: str, args: Any, kwargs: Any) -> None:
         try:
+            if method == "reload":
+                args = (self._decoded(args[0]),)
             found = getattr(self._role, method)(*args, **kwargs)
             result = await found if inspect.isawaitable(found) else found
             self._channel.send("result", number, result, None)
@@ -251,7 +259,7 @@ class Life:
         return str(host), port
 
 
-def begin(ground: Ground, name: str, incarnation: int, config: msgspec.Struct, sock: socket.socket, gate: int) -> None:
+def begin(ground: Ground, name: str, incarnation: int, config: bytes, sock: socket.socket, gate: int) -> None:
     """A new process's whole life; never returns. It runs once the gate says that the ledger knows of it."""
     status = 1
     try:

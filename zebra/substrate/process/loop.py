@@ -1,4 +1,4 @@
-"""The event loop of a node's process: names resolve to nodes, servers listen behind the proxy, connections tell who asks.
+"""The event loop of a node's process: names resolve to nodes, servers listen behind the proxy.
 
 A server binds the node's hidden address, and the proxy listens on the public one. A connection to another node binds
 the node's public address as its source, and is made once the proxy has said that it goes through.
@@ -48,7 +48,7 @@ class NodeLoop(asyncio.SelectorEventLoop):
             raise socket.gaierror(socket.EAI_NONAME, f"no node is called {host!r}") from None
         return str(host)
 
-    async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0,  # noqa: A002
+    async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0,
                           flags: int = 0) -> list[Any]:  # fmt: skip
         if host is None and flags & socket.AI_PASSIVE:
             host = "0.0.0.0"
@@ -64,12 +64,12 @@ class NodeLoop(asyncio.SelectorEventLoop):
 
     # -- streams ---------------------------------------------------------------------------------------------
 
-    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:  # type: ignore[override]
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
         """As asyncio's. A server on the loopback address alone is for this node's own processes."""
         if more.get("sock") is not None:
             return await super().create_server(protocol_factory, **more)
         hosts = [host] if host is None or isinstance(host, str) else list(host)
-        address = [self._own(each) for each in hosts][0]
+        address = next(iter({self._own(each) for each in hosts}))
         server = await super().create_server(protocol_factory, address, port or 0, **{**more, "family": socket.AF_INET})
         if all(each in LOCAL for each in hosts):
             return server
@@ -115,7 +115,7 @@ class NodeLoop(asyncio.SelectorEventLoop):
 
     # -- datagrams -------------------------------------------------------------------------------------------
 
-    async def create_datagram_endpoint(self, protocol_factory: Any, local_addr: Any = None, remote_addr: Any = None,  # type: ignore[override]
+    async def create_datagram_endpoint(self, protocol_factory: Any, local_addr: Any = None, remote_addr: Any = None,
                                        **more: Any) -> Any:  # fmt: skip
         if more.get("sock") is not None:
             return await super().create_datagram_endpoint(protocol_factory, **more)

@@ -51,7 +51,6 @@ class Incarnation:
 
     node: str
     number: int
-    born: asyncio.Future[None]
     ready: asyncio.Future[None]
     ended: asyncio.Future[int]
     pid: int = 0
@@ -68,7 +67,7 @@ class Incarnation:
 
 
 class ProcessRunning:
-    """`zebra.substrate.Running` for one run on processes. Made before the loop, that the zygote may be; then `begin`."""
+    """`zebra.substrate.Running` on processes. Made before the loop, so that the zygote may be; then `begin`."""
 
     def __init__(self, ground: Ground, ledger: Ledger) -> None:
         self.ground, self.plan, self._ledger = ground, ground.plan, ledger
@@ -131,7 +130,8 @@ class ProcessRunning:
         until_ns, started = time.monotonic_ns(), self.now()
         while self._order.mark_ns < until_ns:
             if self.now() - started > SILENCE_S:
-                raise Infrastructure(f"{self._order.slowest()} was not heard of for {SILENCE_S:g} s: its loop is blocked")
+                slowest = self._order.slowest()
+                raise Infrastructure(f"{slowest} was not heard of for {SILENCE_S:g} s: its loop is blocked")
             await asyncio.sleep(POLL_S)
 
     def output(self, node: str) -> str:
@@ -151,7 +151,7 @@ class ProcessRunning:
         lives = [self._boot(node) for node in nodes if not self.is_up(node)]
         if not lives:
             return
-        self._zygote.spawn([(life.node, life.number, self._configs[life.node]) for life in lives])
+        self._zygote.spawn([(life.node, life.number, self._changed(life.node)) for life in lives])
         waiting = {life.ready: life for life in lives}
         _, late = await asyncio.wait(waiting, timeout=self.plan.start_s)
         for ready, life in waiting.items():
@@ -159,14 +159,19 @@ class ProcessRunning:
                 raise TargetError(f"{life.node} was not ready {self.plan.start_s:g} s after its start")
             ready.result()
 
+    def _changed(self, node: str) -> bytes:
+        """A node's configuration, b"" for the one that the plan gave it: its type need not pickle."""
+        config = self._configs[node]
+        return b"" if config is self.plan.configs[node] else msgspec.msgpack.encode(config)
+
     def _boot(self, node: str) -> Incarnation:
         number = self._started[node] = self._started.get(node, 0) + 1
         before = self._lives.get(node)
         if before is not None:
             self._unplug(before)
         self._links.lighten(node)
-        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(3)]
-        life = Incarnation(node=node, number=number, born=futures[0], ready=futures[1], ended=futures[2])
+        futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(2)]
+        life = Incarnation(node=node, number=number, ready=futures[0], ended=futures[1])
         for future in futures:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._lives[node] = life
@@ -207,8 +212,7 @@ class ProcessRunning:
         self._ledgered.append(entry["id"])
         life.channel = Channel(lambda kind, *rest: self._heard(life, kind, *rest), lambda: None)
         channel = life.channel
-        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: channel, socket.socket(fileno=control)))
-        task.add_done_callback(lambda _: life.born.done() or life.born.set_result(None))
+        self.proxy.spawn(self._loop.connect_accepted_socket(lambda: channel, socket.socket(fileno=control)))
 
     # -- what nodes say --------------------------------------------------------------------------------------
 
@@ -290,21 +294,23 @@ class ProcessRunning:
         self._ledgered.remove(life.entry["id"])
         if life.up:
             self._gone(life)
-            self._unplug_later(life)
-            if life.stopping:
-                pass
-            else:
-                error = life.error
-                if error is None and status:
-                    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-                    error = TargetError(f"{life.node} ended unexpectedly ({how})")
-                self.log.emit(life.node, "node.exit", error="" if error is None else f"{type(error).__name__}: {error}")
-                if error is not None:
-                    self.plan.on_crash(life.node, error)
+            self._refuse(life)
+            if not life.stopping:
+                self._exited(life, status)
         if not life.ended.done():
             life.ended.set_result(status)
 
-    def _unplug_later(self, life: Incarnation) -> None:
+    def _exited(self, life: Incarnation, status: int) -> None:
+        """A node has ended by itself."""
+        error = life.error
+        if error is None and status:
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            error = TargetError(f"{life.node} ended unexpectedly ({how})")
+        self.log.emit(life.node, "node.exit", error="" if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            self.plan.on_crash(life.node, error)
+
+    def _refuse(self, life: Incarnation) -> None:
         """It has closed its sockets itself, and its last words are on their way: only refuse what is new."""
         for listener in life.listeners.values():
             listener.close()
@@ -319,9 +325,10 @@ class ProcessRunning:
         self._order.excuse(number)
         for future in [life.ready, *life.calls.values()]:
             if not future.done():
-                what = "ended before it was ready" if future is life.ready else "stopped running before the call was done"
-                kind = TargetError if future is life.ready else NodeDown
-                future.set_exception(kind(f"{life.node} {what}"))
+                if future is life.ready:
+                    future.set_exception(TargetError(f"{life.node} ended before it was ready"))
+                else:
+                    future.set_exception(NodeDown(f"{life.node} stopped running before the call was done"))
         life.calls.clear()
         if life.channel is not None:
             life.channel.close()
@@ -330,7 +337,7 @@ class ProcessRunning:
             life.pidfd = -1
 
     def _signal(self, life: Incarnation, number: signal.Signals) -> None:
-        """Signal all processes of a node; the zygote buries the first one only after it told us, so the group is ours."""
+        """Signal all processes of a node."""
         if life.pid in self._by_pid:
             try:
                 os.killpg(life.pid, number)
@@ -396,7 +403,7 @@ class ProcessRunning:
             in_time = life.ended.done()
             if life.up:
                 self._kill(life)
-                self._unplug_later(life)
+                self._refuse(life)
             self.log.emit(node, "node.stop", in_time=in_time)
             if life.error is not None:
                 self.plan.on_crash(node, life.error)
@@ -412,7 +419,7 @@ class ProcessRunning:
             role = self.plan.roles[node.rpartition("-")[0]]
             if not hasattr(role, "reload"):
                 raise TargetError(f"{node}: its role has no `reload(config)`, configure it with how='restart'")
-            await self.call(node, "reload", config)
+            await self.call(node, "reload", msgspec.msgpack.encode(config))
         elif self.is_up(node):
             await self.stop_node(node, 5.0)
             await self.start([node])

@@ -52,13 +52,13 @@ class Zygote:
         finally:
             os.close(gate_in)
 
-    def spawn(self, nodes: list[tuple[str, int, Any]]) -> None:
-        """Start nodes: (name, incarnation, configuration)."""
+    def spawn(self, nodes: list[tuple[str, int, bytes]]) -> None:
+        """Start nodes: (name, incarnation, configuration in MessagePack or b"" for the plan's)."""
         for at in range(0, len(nodes), 64):
             self.sock.send(pickle.dumps(nodes[at : at + 64]))
 
     def receive(self) -> tuple[Any, list[int]]:
-        """What the zygote said, with descriptors: ("born", name, pid, start), ("died", pid, status), or None at its end."""
+        """What the zygote said: ("born", name, pid, entry) with descriptors, ("died", pid, status), None at its end."""
         data, files, _, _ = socket.recv_fds(self.sock, MESSAGE_BYTES_MAX, 2)
         return (pickle.loads(data) if data else None), list(files)
 
@@ -106,7 +106,7 @@ class _Zygote:
                     return
                 self._spawn(pickle.loads(data))
 
-    def _spawn(self, nodes: list[tuple[str, int, Any]]) -> None:
+    def _spawn(self, nodes: list[tuple[str, int, bytes]]) -> None:
         out, into = os.pipe()
         born = []
         for name, incarnation, config in nodes:
