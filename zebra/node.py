@@ -70,16 +70,11 @@ class Node(Generic[C]):
     """
 
     def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
-                 emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place], variants: frozenset[str],
-                 is_up: Callable[[str], bool], real_bytes: bool = False, outside: Outside | None = None) -> None:  # fmt: skip
-        self.place, self.config, self.incarnation, self.random, self.clock, self.disk = (
-            place,
-            config,
-            incarnation,
-            random,
-            clock,
-            disk,
-        )
+                 emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place],
+                 variants: frozenset[str], is_up: Callable[[str], bool], real_bytes: bool = False,
+                 outside: Outside | None = None) -> None:  # fmt: skip
+        self.place, self.config, self.incarnation, self.random = place, config, incarnation, random
+        self.clock, self.disk = clock, disk
         self.name, self.role = place.node, place.role
         self.emit, self._ready, self._variants, self._is_up = emit, ready, variants, is_up
         self._places = places if isinstance(places, Places) else Places(places)
@@ -110,7 +105,7 @@ class Node(Generic[C]):
         return name in self._variants
 
     def blob(self, seed: int, length: int) -> Blob:
-        """Content of `length` bytes drawn from a seed: real bytes on real substrates, a rope that costs nothing on sim."""
+        """Content of `length` bytes drawn from a seed: bytes on real substrates, on sim a rope that costs nothing."""
         return Blob.random(seed, length, materialise=self._real_bytes)
 
     # -- for the programs that a role starts: on real substrates only ------------------------------------------

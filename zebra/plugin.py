@@ -20,7 +20,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("seed", "0", "seed of the session, a number or `random`"),
     ("params", "*", "campaign: only parameters whose names match this glob"),
     ("accept", "", "campaign: file of parameters accepted as unsafe, one a line (default: the target's own list)"),
-    ("workers", "2", "campaign: trials at a time"),
+    ("workers", "2", "campaign: trials at a time, more where the target sleeps more than it works"),
     ("report", "zebra-report", "directory of the report"),
     ("timeout", "", "limit of run time per run, such as 10min (default: the marker's, or 600 s)"),
 )

@@ -253,6 +253,11 @@ class Session:
         if not self.option("workers").isdecimal() or not 1 <= int(self.option("workers")) <= 512:
             raise ConfigError(f"--zebra-workers: {self.option('workers')!r} is not a number from 1 to 512")
 
+    def _workers(self, target: Target) -> int:
+        """Trials at a time: what was asked for, else what suits the target."""
+        workers = int(self.option("workers"))
+        return workers if self.config.getoption("--zebra-workers") is not None else max(workers, target.workers)
+
     def campaign(self, session: pytest.Session) -> bool:
         """Run the campaign in place of the tests."""
         target = next(iter(self.targets.values()))
@@ -263,7 +268,7 @@ class Session:
             raise pytest.UsageError(f"zebra: {error}") from None
         base = self._base_directory()
         server = TrialServer(
-            lambda trial: self._run_trial(trial, base), workers=int(self.option("workers")), trial_s=TRIAL_WALL_S
+            lambda trial: self._run_trial(trial, base), workers=self._workers(target), trial_s=TRIAL_WALL_S
         )
         (directory / "trials").mkdir(exist_ok=True)
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")

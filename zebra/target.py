@@ -39,7 +39,8 @@ class Target:
     `external` says that roles start servers that are not ours: those run on real substrates only, and nobody sees what
     they read, so every parameter counts as read by every role but the client. A role emits `node.unapplied` with the
     `parameters` that its live server does not show as its configuration has them: these count as untested.
-    `unavailable` says why this machine has no such server ("" if it has).
+    `unavailable` says why this machine has no such server ("" if it has). `workers` is how many of its trials a
+    campaign may well run at a time where nobody says: more than there are processors if they mostly wait.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Target:
     accepted: Path | None = None
     external: bool = False
     unavailable: str = ""
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if CLIENT in self.roles:

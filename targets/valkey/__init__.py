@@ -27,7 +27,7 @@ def _target() -> Target:
     return Target(
         name="valkey", config=config_type(), roles={"primary": Primary, "replica": Replica}, client=ValkeyClient,
         topology=Topology(counts={"primary": 1, "replica": 2}), invariants=INVARIANTS, progress=alike_again,
-        settle_s=CONVERGE_S, external=True, unavailable=unavailable(),
+        settle_s=CONVERGE_S, external=True, unavailable=unavailable(), workers=8,
         sometimes=("valkey.applied", "valkey.compared", "valkey.promoted"),
     )  # fmt: skip
 

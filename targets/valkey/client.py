@@ -43,6 +43,7 @@ class ValkeyClient:
 
     def __init__(self, node: Node[Any]) -> None:
         self.node, self.primary, self.written = node, "primary-1", 0
+        self.counts: dict[str, dict[str, int]] = {}
 
     def servers(self) -> tuple[str, ...]:
         """The servers that are meant to run, the primary first."""
@@ -79,7 +80,7 @@ class ValkeyClient:
             await self.on(self.primary, work, timeout_s=2 * CALL_S)
 
     async def write(self, replicas: int = 2, timeout_ms: int = WAIT_MS) -> int:
-        """Write one key of its own, wait for so many replicas; how many confirmed it. Raises when the primary does not."""
+        """Write one key of its own and wait for so many replicas: how many confirmed it."""
         self.written += 1
         key, value = f"{self.node.name}:{self.written}", f"v{self.node.random.getrandbits(32)}"
 
@@ -109,9 +110,8 @@ class ValkeyClient:
             await asyncio.sleep(LOOK_S)
         self.node.emit("valkey.health", phase=phase, problems=problems)
         if not problems:
-            self.node.emit("valkey.compared", phase=phase, differs={n: d for n, d in differs.items() if d}, keys=self.counts)
-
-    counts: dict[str, dict[str, int]] = {}
+            odd = {name: lines for name, lines in differs.items() if lines}
+            self.node.emit("valkey.compared", phase=phase, differs=odd, keys=self.counts)
 
     async def _state(self) -> dict[str, str]:
         """What is wrong with the replication state or with a node itself, by node."""
@@ -121,7 +121,8 @@ class ValkeyClient:
                 infos[name] = fields(await self.command(name, "INFO", "everything"))
             except (*CONNECTION, ReplyError) as error:
                 infos[name] = f"{type(error).__name__} {error}".strip()
-        return {name: wrong for name, info in infos.items() for wrong in [self._wrong(name, info, infos[self.primary])] if wrong}
+        found = {name: self._wrong(name, info, infos[self.primary]) for name, info in infos.items()}
+        return {name: wrong for name, wrong in found.items() if wrong}
 
     def _wrong(self, name: str, info: Any, primary: Any) -> str:
         if isinstance(info, str):
@@ -158,7 +159,8 @@ class ValkeyClient:
         before = await self.syncs()
         await asyncio.sleep(for_s)
         after = await self.syncs()
-        problems = {} if after == before else {self.primary: f"replicas came anew while nothing happened: {before}, {after}"}
+        came = f"replicas came anew while nothing happened: {before}, {after}"
+        problems = {} if after == before else {self.primary: came}
         self.node.emit("valkey.health", phase="idle", problems=problems)
 
     # -- who leads -------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ Contents = tuple[str, Any, int]
 DataSet = dict[int, dict[Key, Contents]]
 """The databases that hold anything, by number."""
 
+GONE = -2
+"""What PEXPIRETIME says of a key that is no more."""
+
 EXAMPLES = 3
 """How many keys a difference names."""
 
@@ -51,11 +54,11 @@ async def _read_database(connection: Resp) -> dict[Key, Contents]:
     keys = sorted(set(keys))
     types = _checked(await connection.pipeline([("TYPE", key) for key in keys]))
     kept = [(key, kind) for key, kind in zip(keys, types, strict=True) if kind in _READ]
-    values = _checked(await connection.pipeline([[key if p == "key" else p for p in _READ[kind]] for key, kind in kept]))
+    reads = [[key if part == "key" else part for part in _READ[kind]] for key, kind in kept]
+    values = _checked(await connection.pipeline(reads))
     ends = _checked(await connection.pipeline([("PEXPIRETIME", key) for key, _ in kept]))
-    return {
-        key: (kind, _typed(kind, value), end) for (key, kind), value, end in zip(kept, values, ends, strict=True) if end != -2
-    }
+    rows = zip(kept, values, ends, strict=True)
+    return {key: (kind, _typed(kind, value), end) for (key, kind), value, end in rows if end != GONE}
 
 
 def _checked(answers: list[Any]) -> list[Any]:
@@ -80,13 +83,14 @@ def differences(mine: DataSet, theirs: DataSet) -> list[str]:
     lines = []
     for number in sorted(mine.keys() | theirs.keys()):
         left, right = mine.get(number, {}), theirs.get(number, {})
-        both = left.keys() & right.keys()
+        same_type = {key for key in left.keys() & right.keys() if left[key][0] == right[key][0]}
+        same_value = {key for key in same_type if left[key][1] == right[key][1]}
         ways = {
             "lacks": left.keys() - right.keys(),
             "has besides": right.keys() - left.keys(),
-            "has of another type": {key for key in both if left[key][0] != right[key][0]},
-            "has with another value": {key for key in both if left[key][0] == right[key][0] and left[key][1] != right[key][1]},
-            "has with another expiry": {key for key in both if left[key][:2] == right[key][:2] and left[key][2] != right[key][2]},
+            "has of another type": (left.keys() & right.keys()) - same_type,
+            "has with another value": same_type - same_value,
+            "has with another expiry": {key for key in same_value if left[key][2] != right[key][2]},
         }
         for way, keys in ways.items():
             if keys:

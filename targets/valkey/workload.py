@@ -18,7 +18,7 @@ ENTRIES_MAX = 2100
 """Collections are no longer than this, whatever the limits."""
 
 LARGEST = 1_500_000
-"""Bytes of the largest value that is written where the node's own limits allow it: more than some other node's limit."""
+"""Bytes of the largest value that is written where the writer's limits allow it: above others' least limits."""
 
 NEAR = 0.7
 """How near a limit the largest value comes."""
@@ -26,12 +26,16 @@ NEAR = 0.7
 LIVES_MS = (60_000, 150)
 """Times to live: one that outlives the run, one that ends in it."""
 
-SCRIPT = "redis.call('SET', KEYS[1], ARGV[1]); redis.call('RPUSH', KEYS[2], ARGV[1], ARGV[2]); return redis.call('INCR', KEYS[3])"
+SCRIPT = (
+    "redis.call('SET', KEYS[1], ARGV[1]); redis.call('RPUSH', KEYS[2], ARGV[1], ARGV[2]); "
+    "return redis.call('INCR', KEYS[3])"
+)
 
 _LENGTHS = {
     "hash-max-listpack-entries": "hash", "set-max-listpack-entries": "set", "set-max-intset-entries": "intset",
     "zset-max-listpack-entries": "zset", "stream-node-max-entries": "stream", "list-max-listpack-size": "list",
 }  # fmt: skip
+_LARGEST = ("proto-max-bulk-len", "client-query-buffer-limit")
 _SIZES = {"hash-max-listpack-value": "hash", "set-max-listpack-value": "set", "zset-max-listpack-value": "zset"}
 
 
@@ -56,7 +60,7 @@ def commands(tag: str, writer: Mapping[str, Any], nodes: Iterable[Mapping[str, A
     for name, kind in _SIZES.items():
         for size in sorted({n for config in nodes if name in config for n in around(int(config[name]))}):
             wanted.append(_collection(kind, f"{tag}:{kind}:value:{size}", ["v" * size, "w" * max(size - 1, 1)]))
-    limit = min((int(writer[name]) for name in ("proto-max-bulk-len", "client-query-buffer-limit") if name in writer), default=LARGEST)
+    limit = min((int(writer[name]) for name in _LARGEST if name in writer), default=LARGEST)
     wanted.append(("SET", "large", random.randbytes(1000) * (min(int(NEAR * limit), LARGEST) // 1000)))
     wanted += [
         ("SET", f"{tag}:string", random.randbytes(100)),
@@ -78,7 +82,8 @@ def commands(tag: str, writer: Mapping[str, Any], nodes: Iterable[Mapping[str, A
     ]  # fmt: skip
     for life_ms in LIVES_MS:
         wanted += [("SET", f"{tag}:expires:{life_ms}:{i}", i, "PX", life_ms + i) for i in range(10)]
-        wanted += [("RPUSH", f"{tag}:list:expires:{life_ms}", 1, 2), ("PEXPIRE", f"{tag}:list:expires:{life_ms}", life_ms)]
+        some = f"{tag}:list:expires:{life_ms}"
+        wanted += [("RPUSH", some, 1, 2), ("PEXPIRE", some, life_ms)]
     return wanted
 
 

@@ -1,4 +1,6 @@
-"""End a pytest session in every way there is, and see that no process outlives it: `python tests/process/soak_warden.py [TRIES [WAY …]]`.
+"""End a pytest session in every way there is, and see that no process outlives it.
+
+Run it with `python tests/process/soak_warden.py [TRIES [WAY …]]`; `test_warden.py` tries each way once.
 
 Prints one line per way: tries, how many were clean, the slowest end in seconds from the end of pytest.
 """
@@ -28,14 +30,16 @@ from zebra import Target, Topology
 class Parent(EchoServer):
     """Starts a program, and one that ignores signals."""
     async def run(self):
-        self.programs = [subprocess.Popen(["sleep", "1000"]), subprocess.Popen(["sh", "-c", "trap '' INT TERM HUP; sleep 1000"])]
+        stubborn = "trap '' INT TERM HUP; sleep 1000"
+        self.programs = [subprocess.Popen(["sleep", "1000"]), subprocess.Popen(["sh", "-c", stubborn])]
         await super().run()
 
     def say(self, say, caller):
         Path(os.environ["SOAK_DIR"], self.node.name).write_text(str(os.getpid()))
         return super().say(say, caller)
 
-TARGET = Target(name="soak", config=EchoConfig, roles={"server": Parent}, client=EchoClient, topology=Topology(counts={"server": 3}))
+TARGET = Target(name="soak", config=EchoConfig, roles={"server": Parent}, client=EchoClient,
+                topology=Topology(counts={"server": 3}))
 WAY = os.environ["SOAK_WAY"]
 
 async def body(cluster):
@@ -85,8 +89,9 @@ def end(way: str, directory: Path, delay_s: float = 0.0) -> tuple[float, list[in
     mark = uuid.uuid4().hex
     (directory / "test_soak.py").write_text(SESSION)
     environment = {**os.environ, MARK: mark, "SOAK_WAY": way, "SOAK_DIR": str(directory), "TMPDIR": str(directory)}
-    command = [sys.executable, "-m", "pytest", "-p", "zebra", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory),
-               "--zebra-substrate", "process", "--zebra-report", str(directory / "report"), str(directory / "test_soak.py")]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-p", "zebra", "-q", "-p", "no:cacheprovider", "--rootdir",
+               str(directory), "--zebra-substrate", "process", "--zebra-report", str(directory / "report"),
+               str(directory / "test_soak.py")]  # fmt: skip
     with open(directory / "output", "w") as output:
         pytest = subprocess.Popen(command + ["-x"] * (way == "x"), env=environment, cwd=directory, stdout=output,
                                   stderr=output, start_new_session=True)  # fmt: skip

@@ -9,22 +9,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from zebra.campaign.result import CampaignResult
 from zebra.cluster import Cluster
+from zebra.events import Event
+from zebra.params.parameter import Value
 from zebra.run import RunSpec, run
 from zebra.target import find_target
-from zebra.targets.valkey.dataset import differences, read_data
+from zebra.targets.valkey.dataset import DataSet, differences, read_data
 from zebra.targets.valkey.invariants import Healthy, NoLostWrite, OneDataSet
 from zebra.targets.valkey.resp import ReplyError, Resp, parse
 from zebra.targets.valkey.space import config_type, read_space, server_path, unavailable
 from zebra.testing import check_invariant, event, history
 
 pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a server")
-ANY = {"test": "test", "substrate": "process", "target": "valkey"}
+
+
+def spec(**assignment: Value) -> RunSpec:
+    """A run of the target in which all replicas have these values."""
+    shares = {f"valkey.{name.replace('_', '-')}": {"replica": value} for name, value in assignment.items()}
+    return RunSpec(test="test", substrate="process", target="valkey", assignment=shares)
+
 
 # -- the protocol and the oracle ---------------------------------------------------------------------------------
 
@@ -41,9 +50,19 @@ def test_answers_are_parsed_whole_and_wait_for_their_rest() -> None:
 
 
 def test_data_sets_are_compared_by_database_type_value_and_expiry() -> None:
-    mine = {0: {b"a": ("string", b"1", -1), b"b": ("set", {b"x", b"y"}, -1), b"c": ("zset", {b"m": 1.0}, 5)}, 15: {b"k": ("string", b"", -1)}}
-    assert differences(mine, {number: dict(contents) for number, contents in mine.items()}) == []
-    theirs = {0: {b"a": ("list", [b"1"], -1), b"b": ("set", {b"x"}, -1), b"c": ("zset", {b"m": 1.0}, 6), b"k": ("string", b"", -1)}}
+    mine: DataSet = {
+        0: {b"a": ("string", b"1", -1), b"b": ("set", {b"x", b"y"}, -1), b"c": ("zset", {b"m": 1.0}, 5)},
+        15: {b"k": ("string", b"", -1)},
+    }
+    assert differences(mine, dict(mine)) == []
+    theirs: DataSet = {
+        0: {
+            b"a": ("list", [b"1"], -1),
+            b"b": ("set", {b"x"}, -1),
+            b"c": ("zset", {b"m": 1.0}, 6),
+            b"k": ("string", b"", -1),
+        }
+    }
     assert differences(mine, theirs) == [
         "db0: has besides 1 keys (k)",
         "db0: has of another type 1 keys (a)",
@@ -53,22 +72,24 @@ def test_data_sets_are_compared_by_database_type_value_and_expiry() -> None:
     ]
 
 
-def written(number: int, confirmed: int) -> list[object]:
-    named = {"node": "client-1", "op": number, "f": "write"}
+def written(number: int, confirmed: int) -> list[Event]:
+    named: dict[str, Any] = {"node": "client-1", "op": number, "f": "write"}
     return [event("op.invoke", key=f"k{number}", value="v", **named), event("op.ok", confirmed=confirmed, **named)]
 
 
 def test_a_confirmed_write_must_stay_and_another_need_not() -> None:
     kept = event("valkey.kept", node="client-1", on="replica-1", values={"k1": "v"})
-    assert check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 1), kept)) is None  # type: ignore[arg-type]
-    found = check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 2), kept))  # type: ignore[arg-type]
+    assert check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 1), kept)) is None
+    found = check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 2), kept))
     assert found is not None and found.message == "k2=v was confirmed by two replicas, replica-1 holds nothing"
 
 
 def test_the_invariants_accept_what_is_alike_and_name_who_is_not() -> None:
     assert check_invariant(OneDataSet, history(event("valkey.compared", phase="x", differs={}))) is None
     assert check_invariant(Healthy, history(event("valkey.health", phase="x", problems={}))) is None
-    odd = check_invariant(OneDataSet, history(event("valkey.compared", phase="x", differs={"replica-2": ["db0: lacks"]})))
+    odd = check_invariant(
+        OneDataSet, history(event("valkey.compared", phase="x", differs={"replica-2": ["db0: lacks"]}))
+    )
     ill = check_invariant(Healthy, history(event("valkey.health", phase="x", problems={"replica-1": "has no link"})))
     assert odd is not None and odd.message == "after x: replica-2 db0: lacks"
     assert ill is not None and ill.message == "after x: replica-1 has no link"
@@ -113,10 +134,9 @@ async def nothing(cluster: Cluster) -> None:
 
 def test_a_value_that_the_live_server_does_not_show_counts_as_unapplied() -> None:
     too_many = int(Path("/proc/sys/fs/nr_open").read_text()) + 1000  # more files than any process may open
-    spec = RunSpec(assignment={"valkey.maxclients": {"replica": too_many}}, **ANY)  # type: ignore[arg-type]
-    outcome = run(nothing, spec)
+    outcome = run(nothing, spec(maxclients=too_many))
     assert outcome.result == "pass" and outcome.unapplied == {"valkey.maxclients"}
-    assert run(nothing, RunSpec(assignment={"valkey.hz": {"replica": 40}}, **ANY)).unapplied == frozenset()  # type: ignore[arg-type]
+    assert run(nothing, spec(hz=40)).unapplied == frozenset()
 
 
 # -- that the oracle sees what it must ---------------------------------------------------------------------------
@@ -137,23 +157,23 @@ async def writes_behind_the_primary(cluster: Cluster) -> None:
 
 
 def test_a_lost_confirmed_write_and_a_stray_one_are_seen() -> None:
-    lost = run(empties_what_it_promotes, RunSpec(**ANY))  # type: ignore[arg-type]
+    lost = run(empties_what_it_promotes, spec())
     assert lost.violation is not None and lost.violation.invariant == "valkey.no_lost_write"
-    spec = RunSpec(assignment={"valkey.replica-read-only": {"*": False}}, **ANY)  # type: ignore[arg-type]
-    stray = run(writes_behind_the_primary, spec)
+    stray = run(writes_behind_the_primary, spec(replica_read_only=False))
     assert stray.violation is not None and "replica-1 db0: has besides 1 keys (stray)" in stray.violation.message
 
 
 def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "zebra", "-p", "no:cacheprovider", "--pyargs", "zebra.targets.valkey",
-               "--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d*", f"--zebra-report={tmp_path}"]  # fmt: skip
+    options = ["--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d[ai]*", f"--zebra-report={tmp_path}"]
+    plain = [sys.executable, "-m", "pytest", "-q", "-p", "zebra", "-p", "no:cacheprovider"]
+    command = [*plain, "--pyargs", "zebra.targets.valkey", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     result = CampaignResult.load(tmp_path / "campaign.json")
     verdicts = {parameter.name: parameter for parameter in result.parameters}
     found = verdicts["valkey.databases"]
     assert found.verdict == "unsafe" and found.direction != "both", done.stdout
     assert found.evidence is not None and found.evidence.replay.startswith(("zebra1.", str(tmp_path)))
-    assert verdicts["valkey.disable-thp"].verdict == verdicts["valkey.dual-channel-replication-enabled"].verdict == "safe"
+    assert verdicts["valkey.disable-thp"].verdict == "safe"
     assert verdicts["valkey.dir"].verdict == "untested" and "reserved" in verdicts["valkey.dir"].note
 
 
@@ -175,7 +195,7 @@ def server(directory: Path, port: int, *options: str) -> Iterator[None]:
 async def after_one_write(database: int) -> tuple[dict[int, object], dict[int, object]]:
     """What primary and replica hold once the primary wrote to a database and the replica confirmed it."""
     nodes = [await _patient(port) for port in (6401, 6402)]
-    while b"master_link_status:up" not in await nodes[1].call("INFO", "replication"):
+    while b"master_link_status:up" not in await nodes[1].call("INFO", "replication"):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     await nodes[0].call("SELECT", database)
     await nodes[0].call("SET", "k", "v")
@@ -199,7 +219,9 @@ async def _patient(port: int) -> Resp:
 
 
 @pytest.mark.parametrize(("primary", "replica", "alike"), [(16, 4, False), (4, 16, True), (16, 16, True), (4, 4, True)])
-def test_a_replica_with_fewer_databases_keeps_the_data_in_the_wrong_one(tmp_path: Path, primary: int, replica: int, alike: bool) -> None:
+def test_a_replica_with_fewer_databases_keeps_the_data_in_the_wrong_one(
+    tmp_path: Path, primary: int, replica: int, alike: bool
+) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "r").mkdir()
     follow = ("--replicaof", "127.9.9.9", "6401", "--databases", str(replica))

@@ -6,12 +6,16 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zebra.cli import KINDS, main
+from zebra.errors import ConfigError
+from zebra.session import read_accepted
+from zebra.target import find_target
 
 
 def zebra(*arguments: str) -> tuple[int, str, str]:
@@ -88,3 +92,18 @@ def test_bad_input_is_one_line_with_exit_code_2(arguments: Sequence[str], messag
 def test_no_text_makes_replay_show_a_traceback(text: str) -> None:
     code, _, err = zebra("replay", "--", text)
     assert code == 2 and "Traceback" not in err and err.count("\n") == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
+def test_any_accept_file_is_read_or_refused_in_one_line(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file: Path = tmp_path_factory.getbasetemp() / "accepted.txt"
+    file.write_bytes(content)
+    try:
+        names = read_accepted(str(file), find_target("owl"))
+    except ConfigError as error:
+        assert "accepted.txt" in str(error)  # noqa: PT017
+    else:
+        assert set(names) <= set(find_target("owl").space)

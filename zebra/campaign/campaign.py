@@ -16,7 +16,7 @@ from zebra.campaign.confirm import Evidence as Rounds
 from zebra.campaign.confirm import Round, decide
 from zebra.campaign.explain import necessary, sides
 from zebra.campaign.plan import Case, cases_of, mixed, observed_values, pools, readers
-from zebra.campaign.pool import Pool, Search
+from zebra.campaign.pool import BATCH, Pool, Search
 from zebra.campaign.result import Baselines, CampaignResult, Evidence, ParameterResult, Trials
 from zebra.campaign.trial import Purpose, Runner, Trial, TrialResult, trial_seed, without
 from zebra.errors import ConfigError
@@ -181,7 +181,7 @@ class Campaign:
 
     def search(self) -> None:
         """Find suspects by pooled runs and decide each at once, so that a culprit is withheld from later pools."""
-        search = Search(self._pools, self._wanted)
+        search = Search(self._pools, self._wanted, max(BATCH, self.target.workers))
         while True:
             batch = search.next_batch()
             self._report("pools", self.trials.total + len(search))
@@ -338,13 +338,12 @@ class Campaign:
         return all(result.passed for result in self._run("requires", specs))
 
     def _direction(self, case: Case) -> str:
-        """`both`, unless the values the other way round pass: in the failing test, then in every test that can show it."""
-        there = [self._spec(case.test, mixed([case.swapped()]), seed) for seed in self._seeds("direction", case, SWAP_SEEDS)]
+        """`both`, unless the values the other way round pass: in the failing test, then in all others of this shape."""
+        swapped, seeds = mixed([case.swapped()]), self._seeds("direction", case, SWAP_SEEDS)
+        others = dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
+        there = [self._spec(case.test, swapped, seed) for seed in seeds]
         elsewhere = [
-            self._spec(test, mixed([case.swapped()]), seed)
-            for test in dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
-            for seed in self._seeds("direction", case, CURE_SEEDS)
-            if test != case.test
+            self._spec(test, swapped, seed) for test in others if test != case.test for seed in seeds[:CURE_SEEDS]
         ]
         for specs in (there, elsewhere):
             if not all(result.passed for result in self._run("requires", specs)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from zebra.campaign.plan import Case
 
 BATCH = 4
-"""Pools that are tried at a time. Not the number of workers, so that a campaign's course does not depend on that."""
+"""Pools tried at a time, at least. Not the number of workers, so that a campaign's course does not depend on it."""
 
 
 @dataclass(slots=True)
@@ -25,9 +25,11 @@ class Pool:
 
 
 class Search:
-    """The pools still to try. `wanted(case)` says whether a case is still of interest; the rest is dropped unseen."""
+    """The pools still to try, `batch` at a time. `wanted(case)` says whether a case is still of interest; the rest is
+    dropped unseen."""
 
-    def __init__(self, pools: Iterable[list[Case]], wanted: Callable[[Case], bool]) -> None:
+    def __init__(self, pools: Iterable[list[Case]], wanted: Callable[[Case], bool], batch: int = BATCH) -> None:
+        self._batch = batch
         self._stack = [Pool(list(pool)) for pool in pools][::-1]
         self._wanted = wanted
         self.suspects: list[Case] = []
@@ -35,7 +37,7 @@ class Search:
     def next_batch(self) -> list[Pool]:
         """The next pools to run, none when all is decided; known culprits go to `suspects` on the way."""
         batch: list[Pool] = []
-        while self._stack and len(batch) < BATCH and not self.suspects:
+        while self._stack and len(batch) < self._batch and not self.suspects:
             pool = self._stack.pop()
             before = len(pool.cases)
             pool.cases = [case for case in pool.cases if self._wanted(case)]

@@ -64,7 +64,8 @@ class Links(Protocol):
 class Processes(Protocol):
     """The nodes' processes: take them down in one way or another; removing the effect brings them back."""
 
-    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0, back_after_s: float | None = None) -> Effect: ...
+    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0,
+                  back_after_s: float | None = None) -> Effect: ...  # fmt: skip
 
 
 class Clocks(Protocol):
@@ -74,7 +75,10 @@ class Clocks(Protocol):
 
 
 class Disks(Protocol):
-    """The nodes' disks. With `lose_unsynced` a crash loses what was not synced; a share `torn` of it is kept in part."""
+    """The nodes' disks. With `lose_unsynced` a crash loses what was not synced; a share `torn` of it stays in part.
+
+    `rate` is in bytes per second.
+    """
 
     async def add(self, nodes: Iterable[str], *, lose_unsynced: bool = False, torn: float = 0.0, rate: float = 0.0,
                   capacity_bytes: int | None = None) -> Effect: ...  # fmt: skip
@@ -87,8 +91,8 @@ CAPABILITIES: dict[str, type] = {"links": Links, "processes": Processes, "clocks
 class Plan:
     """All that a substrate needs to run the nodes of one run.
 
-    `roles` are called with a Node; `start_s` bounds a start, `timeout_s` the run. `on_crash` hears of a role whose `run`
-    raised, `on_second` is called at each full second of run time, `note_read` hears (node, parameter, value).
+    `roles` are called with a Node; `start_s` bounds a start, `timeout_s` the run. `on_crash` hears of a role whose
+    `run` raised, `on_second` is called at each full second of run time, `note_read` hears (node, parameter, value).
     """
 
     prefix: str
@@ -153,5 +157,3 @@ class Substrate(Protocol):
 
     def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
         """Run `main` to its end over the plan's nodes; raises Hang after the plan's `timeout_s` of run time."""
-
-

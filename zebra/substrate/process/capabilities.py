@@ -32,7 +32,7 @@ class Capability:
 
 
 class ProcessLinks(Capability):
-    """`zebra.substrate.Links` as toxics of the proxy. All that touches a node in `dark`, which lost its power, waits."""
+    """`zebra.substrate.Links` as toxics of the proxy. What touches a node without power, one in `dark`, waits."""
 
     name = "links"
 
@@ -97,7 +97,9 @@ class ProcessLinks(Capability):
         rate, on = effect.arguments["rate"], effect.arguments["on"]
         if not rate:
             return []
-        keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [(str(pair), "pair")]
+        keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [
+            (str(pair), "pair")
+        ]
         return [self._buckets.setdefault((effect.id, key), Bandwidth(counter=effect, rate=rate)) for key in keys]
 
     def _changed(self) -> None:

@@ -26,7 +26,7 @@ import msgspec
 
 from zebra.errors import TargetError
 from zebra.injection.warden import only_files
-from zebra.node import Node
+from zebra.node import Node, Places
 from zebra.params.recording import recording
 from zebra.substrate import Plan
 from zebra.substrate.process.addresses import Block
@@ -113,7 +113,7 @@ class Life:
         self._number, self._config = ground.nodes[name], self._plan.configs[name]
         if config:
             self._config = self._decoded(config)
-        self._places = {place.node: place for place in self._plan.places}
+        self._places = Places({place.node: place for place in self._plan.places})
         self.voice = Voice(ground.events, self._number, incarnation)
         self.directory = ground.home(name) / "home"
         self.environment = {"ZEBRA_NODE": name, "ZEBRA_RUN": str(ground.directory / "run.json")}

@@ -1,0 +1,83 @@
+"""No process outlives a session, however it ends; `soak_warden.py` does the same many times."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zebra.injection.ledger import Ledger, members, outstanding, process_entry, start_time
+from zebra.injection.warden import kill_group, reap
+
+_spec = importlib.util.spec_from_file_location("zebra_tests_soak", Path(__file__).with_name("soak_warden.py"))
+assert _spec is not None and _spec.loader is not None
+soak: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(soak)
+
+
+@pytest.mark.parametrize("way", soak.WAYS)
+def test_nothing_is_left_half_a_second_after_the_end(way: str, tmp_path: Path) -> None:
+    took_s, left, output = soak.end(way, tmp_path, 0.02)
+    assert not left, output
+    assert took_s < soak.WITHIN_S
+    assert not list(tmp_path.glob("zebra-*-*"))
+    expected = {"pass": "2 passed", "fail": "1 failed, 1 passed", "fixture": "2 passed, 1 error", "x": "1 failed"}
+    assert expected.get(way, "") in output
+    if way == "kill node":
+        assert "server-1 ended unexpectedly (killed by SIGKILL)" in output
+
+
+def test_the_ledger_tells_what_is_outstanding_and_bears_a_torn_last_line(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.add([{"id": "1", "kind": "process"}, {"id": "2", "kind": "process"}])
+    ledger.done(["1"])
+    with open(ledger.path, "ab") as file:
+        file.write(b'\n{"id": "3", "ki')
+    assert [entry["id"] for entry in outstanding(ledger.path)] == ["2"]
+    ledger.add([{"id": "4", "kind": "process"}])
+    assert [entry["id"] for entry in outstanding(ledger.path)] == ["2", "4"]
+    assert outstanding(tmp_path / "none") == []
+    ledger.close()
+
+
+def test_only_groups_that_we_marked_are_killed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ours, other = (subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(2))
+    try:
+        mine, theirs = process_entry(ours.pid, "node"), process_entry(other.pid, "node")
+        theirs["start"] -= 1  # as if its number had been given out again
+        ledger.add([mine, theirs])
+        assert set(members({ours.pid: mine["start"], other.pid: theirs["start"]})) == {ours.pid}
+        kill_group(other.pid, theirs["start"])
+        assert reap(ledger.path)
+        assert ours.wait(timeout=5) == -9
+        time.sleep(0.05)
+        assert other.poll() is None
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
+        ledger.close()
+
+
+def test_a_group_is_killed_although_its_leader_is_gone(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    command = [sys.executable, "-c", "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); input()"]
+    leader = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert leader.stdout is not None
+    child = int(leader.stdout.readline())
+    ledger.add([process_entry(leader.pid, "node")])
+    leader.kill()
+    leader.wait()
+    leader.communicate()
+    assert start_time(child)
+    assert reap(ledger.path)
+    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] in "ZX"
+    ledger.close()
+    assert os.getpid()
