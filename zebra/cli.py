@@ -107,7 +107,8 @@ def _targets() -> list[dict[str, Any]]:
 
     return [
         {"name": t.name, "roles": ", ".join(t.all_roles), "parameters": len(t.space), "invariants": len(t.invariants),
-         "about": _first_line(import_module(t.config.__module__.rpartition(".")[0]))}
+         "about": f"unavailable: {t.unavailable}" if t.unavailable else
+                  _first_line(import_module(t.config.__module__.rpartition(".")[0]))}
         for t in map(find_target, target_names())
     ]  # fmt: skip
 

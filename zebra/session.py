@@ -250,6 +250,9 @@ class Session:
             )
         if not names:
             raise ConfigError("--zebra-campaign: no test marked zebra was collected")
+        for target in self.targets.values():
+            if target.unavailable:
+                raise ConfigError(f"target {target.name} is not available here: {target.unavailable}")
         if not self.option("workers").isdecimal() or not 1 <= int(self.option("workers")) <= 512:
             raise ConfigError(f"--zebra-workers: {self.option('workers')!r} is not a number from 1 to 512")
 

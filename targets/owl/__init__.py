@@ -25,6 +25,7 @@ TARGET = Target(
     selectors={"roots": roots, "sources": sources},
     progress=one_more_fetch,
     settle_s=30.0,
+    realtime={"owl.lease.ttl": {"*": 4.0}, "owl.advert.ttl": {"*": 2.0}, "owl.transfer.idle_timeout": {"*": 3.0}},
     sometimes=("owl.borrowed", "owl.failover", "edge.adopt", "owl.restart", "owl.evict"),
     variants=(
         "bug.descendant",

@@ -5,25 +5,26 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from zebra.target import Target
+from zebra.cluster import Cluster
+from zebra.target import Target
+from zebra.targets.valkey.client import ValkeyClient
+from zebra.targets.valkey.invariants import CONVERGE_S, INVARIANTS
+from zebra.targets.valkey.server import Primary, Replica
+from zebra.targets.valkey.space import config_type, unavailable
+from zebra.topology import Topology
 
+if TYPE_CHECKING:
     TARGET: Target
 
 
+async def alike_again(cluster: Cluster) -> None:
+    """Progress: once all is healed, the nodes hold the same."""
+    await cluster.client.compare("healing", within_s=CONVERGE_S - 1)
+
+
 @cache
-def _target() -> Target:
-    from zebra.cluster import Cluster
-    from zebra.target import Target
-    from zebra.targets.valkey.client import ValkeyClient
-    from zebra.targets.valkey.invariants import CONVERGE_S, INVARIANTS
-    from zebra.targets.valkey.server import Primary, Replica
-    from zebra.targets.valkey.space import config_type, unavailable
-    from zebra.topology import Topology
-
-    async def alike_again(cluster: Cluster) -> None:
-        await cluster.client.compare("healing", within_s=CONVERGE_S - 1)
-
+def target() -> Target:
+    """The target; its space is asked from the server that is installed here."""
     return Target(
         name="valkey", config=config_type(), roles={"primary": Primary, "replica": Replica}, client=ValkeyClient,
         topology=Topology(counts={"primary": 1, "replica": 2}), invariants=INVARIANTS, progress=alike_again,
@@ -33,7 +34,7 @@ def _target() -> Target:
 
 
 def __getattr__(name: str) -> Any:
-    """`TARGET` is made on first use: its space is asked from the server that is installed here."""
+    """`TARGET` is made on first use."""
     if name == "TARGET":
-        return _target()
+        return target()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

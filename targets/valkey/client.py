@@ -18,24 +18,29 @@ from zebra.targets.valkey.space import shown
 CALL_S = 2.0
 """Bound of one exchange with a server."""
 
-ALIKE_S = 4.0
+ALIKE_S = 6.0
 """Within so long of the last write all nodes hold the same data."""
 
 LOOK_S = 0.02
 WAIT_MS = 1000
 CONNECTION = (OSError, EOFError, TimeoutError)
 HEALTH = {
-    "unexpected_error_replies": "0", "rdb_last_bgsave_status": "ok", "aof_last_bgrewrite_status": "ok",
-    "aof_last_write_status": "ok", "loading": "0",
-}  # fmt: skip
-"""What INFO says of a server in good health. The first is how often a command failed that came from the primary."""
+    "rdb_last_bgsave_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
+    "aof_last_write_status": "ok",
+    "loading": "0",
+}
+"""What INFO says of a server in good health."""
+
+FAILED = "unexpected_error_replies"
+"""Where INFO says how often a command failed on a replica that came from the primary."""
 
 T = TypeVar("T")
 
 
 def lasting(problem: str) -> bool:
     """Whether a problem does not go away by waiting."""
-    return problem.startswith("unexpected_error_replies")
+    return problem.startswith(FAILED)
 
 
 class ValkeyClient:
@@ -103,15 +108,14 @@ class ValkeyClient:
         until = time.monotonic() + within_s
         while True:
             problems = await self._state()
-            differs = {} if problems else await self._differs()
-            alike = not problems and not any(differs.values())
-            if alike or any(map(lasting, problems.values())) or time.monotonic() > until:
+            in_step = all(map(lasting, problems.values()))
+            differs = await self._differs() if in_step else {}
+            if (in_step and (problems or not differs)) or time.monotonic() > until:
                 break
             await asyncio.sleep(LOOK_S)
+        if in_step:
+            self.node.emit("valkey.compared", phase=phase, differs=differs, keys=self.counts)
         self.node.emit("valkey.health", phase=phase, problems=problems)
-        if not problems:
-            odd = {name: lines for name, lines in differs.items() if lines}
-            self.node.emit("valkey.compared", phase=phase, differs=odd, keys=self.counts)
 
     async def _state(self) -> dict[str, str]:
         """What is wrong with the replication state or with a node itself, by node."""
@@ -136,8 +140,9 @@ class ValkeyClient:
             return f"role is {info.get('role')}"
         if info.get("master_link_status") != "up":
             return f"its link to the primary is {info.get('master_link_status')}"
+        failed = int(info.get(FAILED, 0))
         behind = int(primary["master_repl_offset"]) - int(info["slave_repl_offset"]) if isinstance(primary, dict) else 0
-        return f"is {behind} bytes behind" if behind > 0 else ""
+        return f"is {behind} bytes behind" if behind > 0 else f"{FAILED} {failed}" if failed else ""
 
     async def _differs(self) -> dict[str, list[str]]:
         data: dict[str, DataSet] = {}
@@ -147,7 +152,8 @@ class ValkeyClient:
             except (*CONNECTION, ReplyError) as error:
                 return {name: [f"cannot be read: {type(error).__name__} {error}".strip()]}
         self.counts = {name: count(held) for name, held in data.items()}
-        return {name: differences(data[self.primary], held) for name, held in data.items() if name != self.primary}
+        found = {name: differences(data[self.primary], held) for name, held in data.items() if name != self.primary}
+        return {name: lines for name, lines in found.items() if lines}
 
     async def syncs(self) -> dict[str, int]:
         """How often the primary has begun to serve a replica, in full and in part: steady while nothing happens."""

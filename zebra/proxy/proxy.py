@@ -56,7 +56,7 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.out: Link | None = None
         self.into: Link | None = None
-        self.over = False
+        self.over = self.ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -72,7 +72,8 @@ class _End(asyncio.Protocol):
             self.out.arrive("data", data)
 
     def eof_received(self) -> bool:
-        if self.out is not None:
+        if self.out is not None and not self.ended:
+            self.ended = True
             self.out.arrive("end")
         return True
 

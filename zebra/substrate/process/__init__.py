@@ -80,16 +80,19 @@ async def _bounded(running: ProcessRunning, main: Callable[[Running], Coroutine[
 
 
 def _who_waits(running: ProcessRunning) -> str:
-    """Where the tasks of the test stand."""
+    """Where the tasks of the test stand: the innermost line of each that is not asyncio's."""
     lines = [f"not done after {running.plan.timeout_s:g} s"]
     for task in asyncio.all_tasks():
-        stack = task.get_stack(limit=1)
-        if stack and not stack[0].f_code.co_filename.startswith(os.path.dirname(__file__)):
-            frame = stack[0]
-            lines.append(
-                f"test: {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_qualname}"
-            )
-    return "\n  ".join(lines)
+        waits = ""
+        inner: Any = task.get_coro()
+        while (frame := getattr(inner, "cr_frame", None)) is not None:
+            code = frame.f_code
+            if os.path.dirname(code.co_filename) not in (os.path.dirname(asyncio.__file__), os.path.dirname(__file__)):
+                waits = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
+            inner = getattr(inner, "cr_await", None)
+        if waits:
+            lines.append(f"test: {waits}")
+    return "\n  ".join(dict.fromkeys(lines))
 
 
 def _many_files() -> None:

@@ -71,7 +71,6 @@ class Voice:
 
     def emit(self, kind: str, /, **fields: Any) -> None:
         """Record an event. Raises TypeError for a field that JSON cannot hold."""
-        msgspec.json.encode(fields)
         with self._lock:
             self._number += 1
             self._write([time.monotonic_ns(), self._node, self._incarnation, self._number, kind, fields])
