@@ -348,8 +348,25 @@ class Campaign:
         for specs in (there, elsewhere):
             if not all(result.passed for result in self._run("requires", specs)):
                 return "both"
-        tested = self.tested[case.test]
-        return ">".join(sides(case, readers(case.parameter, tested.reads), tested.places))
+        return self._one_sided(case)
+
+    def _one_sided(self, case: Case) -> str:
+        """Who must hold which value: whole roles where they show it as well as the nodes of the failing case do."""
+        tested, state = self.tested[case.test], self.state[case.parameter]
+        roles = readers(case.parameter, tested.reads)
+        seeds = self._seeds("one-sided", case, CURE_SEEDS)
+        for other in state.cases:
+            same = other.test == case.test and {other.base, other.other} == {case.base, case.other}
+            if ":" in case.who and ":" not in other.who and same:
+                there = self._run("requires", [self._spec(case.test, mixed([other]), seed) for seed in seeds])
+                back = self._run("requires", [self._spec(case.test, mixed([other.swapped()]), seed) for seed in seeds])
+                if not any(result.passed for result in there) and all(result.passed for result in back):
+                    case = other
+                    break
+        assert state.found is not None
+        show = self.target.space[case.parameter].show
+        state.found.values = [show(case.other), show(case.base)]
+        return ">".join(sides(case, roles, tested.places))
 
     # -- the result ------------------------------------------------------------------------------------------
 
