@@ -1,37 +1,19 @@
-"""What faults can do to real processes on one machine: processes, links, clocks, disks."""
+"""What faults can do to real processes on one machine: links, clocks, disks (and processes, by `NodeProcesses`)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zebra.proxy.toxics import Bandwidth, Drop, Duplicate, Latency, Loss, Reject, Reorder, Reset, Toxic
-from zebra.substrate import Down, Effect, Pairs
+from zebra.substrate import Effect, Pairs
+from zebra.substrate.capability import Capability
 
 if TYPE_CHECKING:
     from zebra.substrate.process.running import ProcessRunning
 
 
-class Capability:
-    """Numbers effects and keeps those that are on."""
-
-    name = ""
-
-    def __init__(self, running: ProcessRunning) -> None:
-        self._running = running
-        self.effects: dict[int, Effect] = {}
-
-    def _effect(self, **arguments: Any) -> Effect:
-        effect = Effect(id=self._running.next_effect(), capability=self.name, arguments=arguments)
-        self.effects[effect.id] = effect
-        return effect
-
-    async def remove(self, effect: Effect) -> None:
-        raise NotImplementedError
-
-
-class ProcessLinks(Capability):
+class ProcessLinks(Capability["ProcessRunning"]):
     """`zebra.substrate.Links` as toxics of the proxy. What touches a node without power, one in `dark`, waits."""
 
     name = "links"
@@ -107,53 +89,7 @@ class ProcessLinks(Capability):
         self._running.proxy.refresh()
 
 
-class ProcessProcesses(Capability):
-    """`zebra.substrate.Processes`: a node is down while any effect holds it down, and paused while any pauses it."""
-
-    name = "processes"
-
-    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0,
-                  back_after_s: float | None = None) -> Effect:  # fmt: skip
-        running = self._running
-        effect = self._effect(nodes=tuple(nodes), down=down)
-        hit = [node for node in effect.arguments["nodes"] if running.is_up(node)]
-        effect.hits = len(hit)
-        try:
-            if down == "pause":
-                for node in hit:
-                    running.pause(node)
-            elif down == "crash":
-                for node in hit:
-                    running.crash(node)
-            else:
-                await asyncio.gather(*(running.stop_node(node, grace_s) for node in hit))
-            if back_after_s is not None:
-                await asyncio.sleep(back_after_s)
-        except asyncio.CancelledError:
-            await self.remove(effect)  # nobody got hold of it, so nobody else would
-            raise
-        if back_after_s is not None:
-            await self.remove(effect)
-        return effect
-
-    async def remove(self, effect: Effect) -> None:
-        if self.effects.pop(effect.id, None) is None:
-            return
-        running = self._running
-        pausing = effect.arguments["down"] == "pause"
-        nodes = [n for n in effect.arguments["nodes"] if not self._held(n, pausing)]
-        if pausing:
-            for node in nodes:
-                running.resume(node)
-        else:
-            await running.start([node for node in nodes if not running.is_up(node)])
-
-    def _held(self, node: str, pausing: bool) -> bool:
-        like = [e.arguments for e in self.effects.values() if (e.arguments["down"] == "pause") == pausing]
-        return any(node in arguments["nodes"] for arguments in like)
-
-
-class ProcessClocks(Capability):
+class ProcessClocks(Capability["ProcessRunning"]):
     """`zebra.substrate.Clocks`: an offset counts as hit when the node looked at its wall clock meanwhile."""
 
     name = "clocks"
@@ -179,7 +115,7 @@ class ProcessClocks(Capability):
         return sum(ground.board.reads(ground.nodes[node]) for node in effect.arguments["nodes"])
 
 
-class ProcessDisks(Capability):
+class ProcessDisks(Capability["ProcessRunning"]):
     """`zebra.substrate.Disks` on the nodes' directories."""
 
     name = "disks"

@@ -20,13 +20,8 @@ from zebra.errors import Escape, Infrastructure, NodeDown, TargetError
 from zebra.injection.ledger import Ledger, state_of
 from zebra.proxy.proxy import Listener, Proxy
 from zebra.substrate import Effect
-from zebra.substrate.process.capabilities import (
-    Capability,
-    ProcessClocks,
-    ProcessDisks,
-    ProcessLinks,
-    ProcessProcesses,
-)
+from zebra.substrate.capability import Capability, NodeProcesses
+from zebra.substrate.process.capabilities import ProcessClocks, ProcessDisks, ProcessLinks
 from zebra.substrate.process.channel import Channel
 from zebra.substrate.process.disk import Files
 from zebra.substrate.process.life import Ground
@@ -87,7 +82,7 @@ class ProcessRunning:
         self._random = Random(f"{self.plan.seed}/disks")
         self._links = ProcessLinks(self)
         self._disks = ProcessDisks(self)
-        made: tuple[Capability, ...] = (ProcessProcesses(self), self._links, ProcessClocks(self), self._disks)
+        made: tuple[Capability[Any], ...] = (NodeProcesses(self), self._links, ProcessClocks(self), self._disks)
         self.capabilities: Mapping[str, Any] = {each.name: each for each in made}
         self._timer: asyncio.TimerHandle | None = None
         self.proxy: Proxy

@@ -19,7 +19,8 @@ from zebra.errors import Escape, NodeDown, TargetError
 from zebra.node import Node, Places
 from zebra.params.recording import recording
 from zebra.substrate import Effect, Plan, Running
-from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks, SimProcesses
+from zebra.substrate.capability import NodeProcesses
+from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks
 from zebra.substrate.sim.isolation import isolated
 from zebra.substrate.sim.loop import SimLoop
 from zebra.substrate.sim.machine import Machine, Process, abandon, end
@@ -40,7 +41,7 @@ class SimRunning:
         self.log = plan.log(lambda: loop.now)
         self.next_effect = itertools.count(1).__next__
         self.capabilities: Mapping[str, Any] = {
-            kind.name: kind(self) for kind in (SimProcesses, SimLinks, SimClocks, SimDisks)
+            kind.name: kind(self) for kind in (NodeProcesses, SimLinks, SimClocks, SimDisks)
         }
         self._configs = dict(plan.configs)
         self._places = Places({place.node: place for place in plan.places})

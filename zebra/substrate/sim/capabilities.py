@@ -1,33 +1,21 @@
-"""What faults can do to a simulated cluster: processes, links, clocks, disks."""
+"""What faults can do to a simulated cluster: links, clocks, disks (and processes, by `NodeProcesses`)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from zebra.substrate import Down, Effect, Pairs
+from zebra.substrate import Effect, Pairs
+from zebra.substrate.capability import Capability
 
 if TYPE_CHECKING:
-    from zebra.substrate.sim import SimRunning
+    from zebra.substrate.sim import SimRunning  # noqa: F401  (named in the base classes below)
+
+if TYPE_CHECKING:
+    pass
 
 
-class Capability:
-    """Numbers effects and keeps those that are on."""
-
-    name = ""
-
-    def __init__(self, running: SimRunning) -> None:
-        self._running = running
-        self.effects: dict[int, Effect] = {}
-
-    def _effect(self, **arguments: Any) -> Effect:
-        effect = Effect(id=self._running.next_effect(), capability=self.name, arguments=arguments)
-        self.effects[effect.id] = effect
-        return effect
-
-
-class SimLinks(Capability):
+class SimLinks(Capability["SimRunning"]):
     """`zebra.substrate.Links` on the simulated network."""
 
     name = "links"
@@ -47,53 +35,7 @@ class SimLinks(Capability):
             self._running.network.remove(effect)
 
 
-class SimProcesses(Capability):
-    """`zebra.substrate.Processes`: a node is down while any effect holds it down, and paused while any pauses it."""
-
-    name = "processes"
-
-    async def add(self, nodes: Iterable[str], *, down: Down, grace_s: float = 5.0,
-                  back_after_s: float | None = None) -> Effect:  # fmt: skip
-        running = self._running
-        effect = self._effect(nodes=tuple(nodes), down=down)
-        hit = [node for node in effect.arguments["nodes"] if running.is_up(node)]
-        effect.hits = len(hit)
-        try:
-            if down == "pause":
-                for node in hit:
-                    running.pause(node)
-            elif down == "crash":
-                for node in hit:
-                    running.crash(node)
-            else:
-                await asyncio.gather(*(running.stop_node(node, grace_s) for node in hit))
-            if back_after_s is not None:
-                await asyncio.sleep(back_after_s)
-        except asyncio.CancelledError:
-            await self.remove(effect)  # nobody got hold of it, so nobody else would
-            raise
-        if back_after_s is not None:
-            await self.remove(effect)
-        return effect
-
-    async def remove(self, effect: Effect) -> None:
-        if self.effects.pop(effect.id, None) is None:
-            return
-        running = self._running
-        pausing = effect.arguments["down"] == "pause"
-        nodes = [n for n in effect.arguments["nodes"] if not self._held(n, pausing)]
-        if pausing:
-            for node in nodes:
-                running.resume(node)
-        else:
-            await running.start([node for node in nodes if not running.is_up(node)])
-
-    def _held(self, node: str, pausing: bool) -> bool:
-        like = [e.arguments for e in self.effects.values() if (e.arguments["down"] == "pause") == pausing]
-        return any(node in arguments["nodes"] for arguments in like)
-
-
-class SimClocks(Capability):
+class SimClocks(Capability["SimRunning"]):
     """`zebra.substrate.Clocks`: an offset counts as hit when the node looked at its wall clock meanwhile."""
 
     name = "clocks"
@@ -118,7 +60,7 @@ class SimClocks(Capability):
         return sum(clock.reads for clock in self._clocks(effect))
 
 
-class SimDisks(Capability):
+class SimDisks(Capability["SimRunning"]):
     """`zebra.substrate.Disks` on simulated disks."""
 
     name = "disks"
