@@ -22,7 +22,7 @@ from zebra.params.parameter import Value
 from zebra.run import RunSpec, run
 from zebra.target import find_target
 from zebra.targets.valkey.dataset import DataSet, differences, read_data
-from zebra.targets.valkey.invariants import Healthy, NoLostWrite, OneDataSet
+from zebra.targets.valkey.invariants import CONVERGE_S, CONVERGES, Healthy, NoLostWrite, OneDataSet
 from zebra.targets.valkey.resp import ReplyError, Resp, parse
 from zebra.targets.valkey.space import config_type, read_space, server_path, unavailable
 from zebra.testing import check_invariant, event, history
@@ -97,6 +97,16 @@ def test_the_invariants_accept_what_is_alike_and_name_who_is_not() -> None:
 
 
 # -- the space ---------------------------------------------------------------------------------------------------
+
+
+def test_nodes_must_be_alike_within_the_bound_of_the_last_healing() -> None:
+    healed = event("run.healed", t=10.0)
+    soon = event("valkey.compared", t=12.0, phase="x", differs={})
+    late = event("valkey.compared", t=10.0 + CONVERGE_S + 2.0, phase="x", differs={})
+    still = event("valkey.compared", t=12.0, phase="x", differs={"replica-1": ["db0: lacks"]})
+    assert check_invariant(CONVERGES, history(healed, soon)) is None
+    assert check_invariant(CONVERGES, history(healed, late)) is not None
+    assert check_invariant(CONVERGES, history(healed, still, late)) is not None
 
 
 def test_types_ranges_and_candidates_come_from_the_live_server() -> None:
