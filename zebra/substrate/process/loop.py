@@ -97,9 +97,13 @@ class NodeLoop(asyncio.SelectorEventLoop):
             return await super().sock_connect(sock, (host, port))
         if sock.getsockname()[0] in ("0.0.0.0", self.hidden):
             bind_source(sock, self.public)
-        await super().sock_connect(sock, (host, port))
-        if self._block.is_public(host):
-            await self._greeted(sock, address)
+        if not self._block.is_public(host):
+            return await super().sock_connect(sock, (host, port))
+        try:
+            await super().sock_connect(sock, (host, port))
+        except ConnectionResetError:  # the proxy accepted and hung up before this loop looked
+            raise _refused(address) from None
+        await self._greeted(sock, address)
 
     async def _greeted(self, sock: socket.socket, address: Any) -> None:
         """Wait until the proxy says that the connection goes through."""
@@ -111,7 +115,7 @@ class NodeLoop(asyncio.SelectorEventLoop):
         except ConnectionError:
             greeting = b""
         if not greeting:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"connection to {address[0]}:{address[1]} was refused")
+            raise _refused(address)
 
     # -- datagrams -------------------------------------------------------------------------------------------
 
@@ -128,6 +132,10 @@ class NodeLoop(asyncio.SelectorEventLoop):
     def _make_datagram_transport(self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None,
                                  extra: Any = None) -> Any:  # fmt: skip
         return _Datagrams(self, sock, protocol, address, waiter, extra)
+
+
+def _refused(address: Any) -> ConnectionRefusedError:
+    return ConnectionRefusedError(errno.ECONNREFUSED, f"connection to {address[0]}:{address[1]} was refused")
 
 
 class _Datagrams(_SelectorDatagramTransport):  # type: ignore[misc]
