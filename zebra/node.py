@@ -61,6 +61,10 @@ class Places(dict[str, Place]):
             self.index[name] = len(same)
             same.append(name)
         self.by_role = {role: tuple(same) for role, same in names.items()}
+        self.by_host: dict[tuple[str, str], tuple[str, ...]] = {}
+        for name, place in places.items():
+            key = place.host, place.role
+            self.by_host[key] = (*self.by_host.get(key, ()), name)
 
 
 class Node(Generic[C]):
@@ -87,6 +91,11 @@ class Node(Generic[C]):
             return names
         mine = self._places.index[self.name]
         return names[:mine] + names[mine + 1 :]
+
+    def beside(self, role: str) -> tuple[str, ...]:
+        """The names of the other nodes of a role on this node's host, up or not, in order."""
+        names = self._places.by_host.get((self.place.host, role), ())
+        return tuple(name for name in names if name != self.name)
 
     def up(self, role: str) -> tuple[str, ...]:
         """The nodes of a role that the cluster means to be running now: for clients, as a scheduler would tell them."""

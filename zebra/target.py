@@ -101,7 +101,7 @@ class Target:
     def full_topology(self, topology: Topology | None) -> Topology:
         """The topology with the client and every role that it leaves out; raises ConfigError for unknown roles."""
         topology = self.topology if topology is None else topology
-        for role in topology.counts:
+        for role in (*topology.counts, *topology.per_host, *topology.beside, *topology.beside.values()):
             self.check_role(role)
         defaults = {role: self.topology.counts.get(role, 1) for role in self.all_roles}
         return msgspec.structs.replace(topology, counts={**defaults, **topology.counts})

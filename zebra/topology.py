@@ -2,7 +2,8 @@
 
 A `Topology` is data: how many nodes of each role, over how many places, and how fast the network is.
 `places()` spreads the nodes deterministically: a role's nodes go to the regions in turn, within a region to
-its racks in turn, and `per_host` nodes of a role share a host.
+its racks in turn, and `per_host` nodes of a role share a host. Each role has hosts of its own, unless `beside` says
+whose hosts it uses: `beside={"app": "proxy"}, per_host={"app": 2}` puts two apps on each proxy's host.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dcs: int = 1
     racks: int = 2
     per_host: dict[str, int] = {}
+    beside: dict[str, str] = {}
     nic_rate: float = 1.25e9
     latency_host_s: float = 20e-6
     latency_rack_s: float = 60e-6
@@ -55,7 +57,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Every node with its place, roles in the order of `counts`, nodes numbered from 1."""
         places: list[Place] = []
         for role, count in self.counts.items():
-            share = self.per_host.get(role, 1)
+            share, owner = self.per_host.get(role, 1), self.beside.get(role, role)
             for index in range(count):
                 region = index % self.regions
                 slot = index // self.regions // share
@@ -65,7 +67,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                     Place(
                         node=f"{role}-{index + 1}",
                         role=role,
-                        host=f"{name}-{role}-host{slot + 1}",
+                        host=f"{name}-{owner}-host{slot + 1}",
                         region=name,
                         dc=f"{name}-dc{dc + 1}",
                         rack=f"{name}-dc{dc + 1}-rack{rack + 1}",

@@ -25,6 +25,13 @@ def test_nodes_of_a_role_share_a_host_only_when_asked() -> None:
     assert [place.host for place in shared] == ["r1-peer-host1", "r1-peer-host1", "r1-peer-host2", "r1-peer-host2"]
 
 
+def test_a_role_may_run_on_the_hosts_of_another() -> None:
+    places = Topology(counts={"proxy": 4, "app": 8}, regions=2, per_host={"app": 2}, beside={"app": "proxy"}).places()
+    hosts = {place.node: (place.host, place.rack) for place in places if place.role == "proxy"}
+    apps = [(place.host, place.rack) for place in places if place.role == "app"]
+    assert sorted(apps) == sorted([*hosts.values()] * 2)
+
+
 def test_latency_grows_with_distance() -> None:
     topology = Topology(counts={"peer": 32}, regions=2, dcs=2, racks=2, per_host={"peer": 2})
     first, *others = topology.places()
@@ -63,6 +70,7 @@ def test_a_topology_is_read_from_data_with_times_and_rates_as_text() -> None:
         {"counts": {"peer": 10**9}},
         {"counts": ["peer"]},
         {"per_host": {"peer": 0}},
+        {"beside": {"peer": 1}},
         {"nic_rate": 0},
         {"jitter": -1},
         {"jitter": float("nan")},
