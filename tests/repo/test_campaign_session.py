@@ -58,6 +58,20 @@ def test_a_campaign_on_a_users_tests_prints_verdicts_and_writes_its_report(folde
     assert (report / "index.html").read_text() == written
 
 
+def test_a_forked_trial_a_replay_and_pytest_write_the_same_bytes(folder: Path) -> None:
+    assert zebra(folder, "campaign", "owl", "--params", "owl.checksum.*", "--quiet").returncode == 0
+    report = folder / "zebra-report"
+    token = json.loads((report / "campaign.json").read_text())["parameters"][0]["evidence"]["replay"].split()[-1]
+    trial = (report / "history.jsonl").read_bytes()
+    assert trial.count(b"\n") > 100
+    assert zebra(folder, "replay", token).returncode == 1
+    assert (report / "replay" / "history.jsonl").read_bytes() == trial
+    command = [sys.executable, "-m", "pytest", "--pyargs", "zebra.targets.owl", "--zebra-replay", token]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert (report / "history.jsonl").read_bytes() == trial
+
+
 def test_accepted_parameters_make_a_campaign_pass(folder: Path) -> None:
     (folder / "accepted.txt").write_text("depot.digest  # known\n\n# a comment\ndepot.salt\ndepot.limit\n")
     result = zebra(folder, "campaign", "test_it.py", "--accept", "accepted.txt", "--quiet")
