@@ -1,11 +1,13 @@
-"""What a step, a request, a sleeping task and an idle host cost in simulation, beside asyncio, uvloop and detangle.
+"""What a step, a request and a sleeping task cost in simulation, beside asyncio, uvloop, detangle and seedloop.
 
-    python benchmarks/sim.py [--rounds 15] [--json]
+    python benchmarks/sim.py [--rounds 15] [--owl-peers 10000] [--json]
 
 All kinds run in one process, interleaved in short rounds (A, B, C, A, B, C ...) because a shared machine's speed drifts
 by a factor of two within minutes: only ratios within a round mean something. Shown are medians over the rounds, in CPU
-microseconds, and the median of the ratios to stock asyncio within each round. zebra runs as in a test: a target's
-nodes, isolation, and the recording of every event.
+microseconds, and the medians of the ratios within each round, with the bar that each has to meet. zebra runs as in a
+test: a target's nodes, isolation, and the recording of every event. seedloop needs Python 3.12 and has no streams, so
+it is in few rows. The rows on memory, and on a cluster of thousands with `--owl-peers`, are those of
+`benchmarks/scale.py`, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib import import_module
 from statistics import median
 from typing import Any
 
 import msgspec
+import scale
 
 import zebra
-from zebra import RunSpec, Target, Topology
+from zebra import RunSpec, Target
 from zebra.rpc import Message, Request, Rpc, Wire
 
 try:
@@ -34,12 +39,15 @@ try:
     import detangle
 except ImportError:
     detangle = None  # type: ignore[assignment]
+seedloop: Any = None
+with suppress(ImportError):
+    seedloop = import_module("seedloop")
 
 RING_TASKS, RING_STEPS = 100, 30_000
 CONNECTIONS, REQUESTS = 100, 20
 PAYLOAD = b"x" * 100
 SLEEPERS, SLEEP_S = 20, 1000
-IDLE_HOSTS = 500
+IDLE_HOSTS = 1000
 
 Work = Callable[[Any], Awaitable[None]]
 
@@ -206,30 +214,7 @@ class Client:
         return time_cpu() - began
 
 
-class Idle:
-    """An idle host: a server, and three connections to others."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-
-    async def run(self) -> None:
-        async def answer(reader: Any, writer: Any) -> None:
-            await reader.read()
-
-        self.server = await asyncio.start_server(answer, None, 9004)
-        await self.node.ready()
-        await asyncio.sleep(1.0)
-        self.streams = [await asyncio.open_connection(peer, 9004) for peer in self._some_peers()]
-        await asyncio.sleep(1e9)
-
-    def _some_peers(self) -> list[str]:
-        peers = self.node.peers("idle")
-        mine = int(self.node.name.rpartition("-")[2])
-        return [peers[(mine * 31 + n * 97) % len(peers)] for n in range(3)]
-
-
-TARGET = Target(name="bench", config=Config, roles={}, client=Client, topology=Topology())
-IDLE = Target(name="idle", config=Config, roles={"idle": Idle}, topology=Topology(counts={"idle": IDLE_HOSTS}))
+TARGET = Target(name="bench", config=Config, roles={}, client=Client)
 time_cpu = time.process_time
 
 
@@ -282,6 +267,16 @@ def on_detangle(work: Work) -> float:
     return spent[0]
 
 
+def on_seedloop(work: Work) -> float:
+    spent: list[float] = []
+
+    async def scenario(world: Any) -> None:
+        spent.append(await _timed(work))
+
+    seedloop.replay(scenario, seed=0)
+    return spent[0]
+
+
 _ASKED = CONNECTIONS * REQUESTS
 STEPS = {
     "ring": RING_STEPS,
@@ -301,25 +296,6 @@ WORK: dict[str, Work] = {
 }
 
 
-def idle_bytes() -> float:
-    """Bytes of memory per idle simulated host, by resident set size."""
-    found: list[float] = []
-
-    def resident() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    async def scenario(cluster: Any) -> None:
-        await asyncio.sleep(10.0)
-        gc.collect()
-        found.append((resident() - before) / IDLE_HOSTS)
-
-    gc.collect()
-    before = resident()
-    zebra.run(scenario, RunSpec(target="idle", timeout_s=1e10), target=IDLE).raise_failure()
-    return found[0]
-
-
 def measure(rounds: int) -> dict[str, Any]:
     """Runs all kinds round by round; the medians, in microseconds per step, and the ratios within rounds."""
     kinds: list[tuple[str, str, Callable[[Work], float]]] = []
@@ -331,7 +307,8 @@ def measure(rounds: int) -> dict[str, Any]:
                 kinds.append((name, "uvloop", on_uvloop))
         if detangle is not None and name != "rpc":
             kinds.append((name, "detangle", on_detangle))
-    memory = idle_bytes()
+        if seedloop is not None and name in ("ring", "sleep"):
+            kinds.append((name, "seedloop", on_seedloop))
     times: dict[tuple[str, str], list[float]] = {(name, where): [] for name, where, _ in kinds}
     for round_ in range(rounds + 1):
         for name, where, run in kinds:
@@ -340,37 +317,48 @@ def measure(rounds: int) -> dict[str, Any]:
             if round_:  # the first one warms up
                 times[name, where].append(spent)
 
-    def ratio(a: tuple[str, str], b: tuple[str, str]) -> float | None:
-        if a not in times or b not in times:
-            return None
-        return round(median(x / y for x, y in zip(times[a], times[b], strict=True)), 3)
+    def ratio(above: str, below: str) -> float | None:
+        over, under = (times.get((name, where), []) for name, _, where in (a.partition(".") for a in (above, below)))
+        return round(median(x / y for x, y in zip(over, under, strict=True)), 3) if over and under else None
 
     sleep_us = median(times["sleep", "zebra"])
     return {
         "rounds": rounds,
         "python": sys.version.split()[0],
         "cpu_us": {f"{name}.{where}": round(median(found), 3) for (name, where), found in times.items()},
-        "ratios": {
-            "ring.zebra/asyncio": ratio(("ring", "zebra"), ("ring", "asyncio")),
-            "ring.zebra/uvloop": ratio(("ring", "zebra"), ("ring", "uvloop")),
-            "streams.asyncio/zebra": ratio(("streams", "asyncio"), ("streams", "zebra")),
-            "streams.detangle/zebra": ratio(("streams", "detangle"), ("streams", "zebra")),
-            "in_turn.asyncio/zebra": ratio(("in_turn", "asyncio"), ("in_turn", "zebra")),
-            "in_turn.detangle/zebra": ratio(("in_turn", "detangle"), ("in_turn", "zebra")),
-            "protocol.asyncio/zebra": ratio(("protocol", "asyncio"), ("protocol", "zebra")),
-            "rpc.detangle_streams/zebra": ratio(("streams", "detangle"), ("rpc", "zebra")),
-            "sleep.detangle/zebra": ratio(("sleep", "detangle"), ("sleep", "zebra")),
-        },
+        "ratios": {f"{above} / {below}": ratio(above, below) for above, below in RATIOS},
         "sleep_times_real": round(1e6 / SLEEPERS / sleep_us),
-        "bytes_per_idle_host": round(memory),
+        "missing": missing(),
     }
 
 
-BARS = {
-    "ring.zebra/asyncio": ("<=", 0.8), "streams.asyncio/zebra": (">=", 1.6), "in_turn.asyncio/zebra": (">=", 1.6),
-    "streams.detangle/zebra": (">=", 3.0),
-    "rpc.detangle_streams/zebra": (">=", 4.5), "sleep.detangle/zebra": (">=", 3.0),
-}  # fmt: skip
+def missing() -> list[str]:
+    """Which of those beside us were not measured, and why."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    too_old = f": it needs Python 3.12, this is {python}" if sys.version_info < (3, 12) else ": it is not installed"
+    others = {"uvloop": (uvloop, ": it is not installed"), "detangle": (detangle, ": it is not installed"),
+              "seedloop": (seedloop, too_old)}  # fmt: skip
+    return [f"{name} was not measured{why}" for name, (module, why) in others.items() if module is None]
+
+
+RATIOS: dict[tuple[str, str], tuple[str, float] | None] = {
+    ("ring.zebra", "ring.asyncio"): ("<=", 0.8),
+    ("ring.zebra", "ring.uvloop"): None,
+    ("ring.zebra", "ring.seedloop"): None,
+    ("streams.asyncio", "streams.zebra"): (">=", 1.6),
+    ("streams.uvloop", "streams.zebra"): None,
+    ("streams.detangle", "streams.zebra"): (">=", 3.0),
+    ("in_turn.asyncio", "in_turn.zebra"): (">=", 1.6),
+    ("in_turn.uvloop", "in_turn.zebra"): None,
+    ("in_turn.detangle", "in_turn.zebra"): None,
+    ("protocol.asyncio", "protocol.zebra"): None,
+    ("streams.detangle", "rpc.zebra"): (">=", 4.5),
+    ("sleep.detangle", "sleep.zebra"): (">=", 3.0),
+    ("sleep.seedloop", "sleep.zebra"): None,
+}
+"""What is divided by what within each round, and the bar."""
+
+SLEEP_BAR = 5000
 TITLES = {
     "ring": "a step of a ring of 100 tasks",
     "streams": "a request over 100 streams, all at once", "in_turn": "a request over 100 streams, in turn",
@@ -379,30 +367,44 @@ TITLES = {
 }  # fmt: skip
 
 
+def judged(found: dict[str, Any]) -> list[tuple[str, float, str, bool | None]]:
+    """What is compared, the result, its bar ("" if it has none), and whether that is met."""
+    rows: list[tuple[str, float, str, bool | None]] = []
+    for (above, below), bar in RATIOS.items():
+        value = found["ratios"][f"{above} / {below}"]
+        if value is not None:
+            met = None if bar is None else value <= bar[1] if bar[0] == "<=" else value >= bar[1]
+            rows.append((f"{above} / {below}", value, "" if bar is None else f"{bar[0]} {bar[1]}", met))
+    slept = found["sleep_times_real"]
+    rows.append((f"simulated s per CPU s, {SLEEPERS} tasks sleeping", slept, f">= {SLEEP_BAR}", slept >= SLEEP_BAR))
+    for kind, row in found["scale"].items():
+        rows += [(line["title"], line["result"], line["bar"], line["met"]) for line in scale.judged(kind, row)]
+    return rows
+
+
 def table(found: dict[str, Any]) -> str:
     """The measurement as Markdown."""
-    places = ["zebra", "asyncio", "uvloop", "detangle"]
+    places = ["zebra", "asyncio", "uvloop", "detangle", "seedloop"]
     lines = ["| CPU microseconds | " + " | ".join(places) + " |", "|---|" + "---|" * len(places)]
     for name, title in TITLES.items():
         cells = [
             f"{found['cpu_us'][key]:.2f}" if (key := f"{name}.{place}") in found["cpu_us"] else "" for place in places
         ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    lines += ["", "| ratio within a round (median) | measured | bar |", "|---|---|---|"]
-    for name, value in found["ratios"].items():
-        bar = " ".join(map(str, BARS[name])) if name in BARS else ""
-        lines.append(f"| {name} | {'' if value is None else f'{value:.2f}'} | {bar} |")
-    lines.append(f"| simulated seconds per CPU second, {SLEEPERS} tasks | {found['sleep_times_real']} | >= 5000 |")
-    lines.append(f"| KiB per idle host with 3 connections | {found['bytes_per_idle_host'] / 1024:.1f} | |")
-    return "\n".join([*lines, "", f"Python {found['python']}, {found['rounds']} rounds"])
+    lines += ["", "| ratio within a round (median), or figure | result | bar | met |", "|---|---|---|---|"]
+    lines += [f"| {what} | {value:g} | {bar} | {scale.verdict(met)} |" for what, value, bar, met in judged(found)]
+    return "\n".join([*lines, "", f"Python {found['python']}, {found['rounds']} rounds", *found["missing"]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="rounds after the one that warms up")
+    parser.add_argument("--idle-hosts", type=int, default=IDLE_HOSTS, help="idle hosts to weigh; 0 leaves them out")
+    parser.add_argument("--owl-peers", type=int, default=0, help="also run so many Owl peers; the bars are for 10000")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     found = measure(options.rounds)
+    found["scale"] = scale.measure(options.idle_hosts, options.owl_peers)
     print(json.dumps(found, indent=2) if options.json else table(found))
 
 

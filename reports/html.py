@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +16,34 @@ from markupsafe import Markup
 from zebra.campaign.result import CampaignResult
 from zebra.report import Report, Run
 from zebra.reports import story, wording
+from zebra.reports.details import Details, lanes_json
+from zebra.reports.gaps import Coverage, known_target
+from zebra.reports.graph import Graph, graphs
+from zebra.reports.operations import Operations, operations
 from zebra.reports.story import Story
 from zebra.reports.timeline import Timeline
 
-INDEX = "index.html"
+INDEX, SCRIPT = "index.html", "page.js.html.j2"
 DRAWN_MAX = 24  # runs drawn, the failed ones first; every run is in the table
-SHAPES_PER_RUN, SHAPES = 4000, 24_000
+SHAPES_PER_RUN, SHAPES, DETAIL_BYTES = 6000, 24_000, 2_400_000
+"""What bounds the page: shapes (about 150 bytes each) and events that the script may list, for all drawn runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run as the page shows it; `timelines` is empty when it is not drawn."""
+    """One run as the page shows it: its structure at the violation, a close-up, its operations, all of its lanes."""
 
     number: int
     run: Run
     story: Story
+    graphs: list[Graph]
+    operations: Operations | None
     timelines: list[tuple[str, Timeline]]
+    details: Details
+    notes: list[str]
+
+    def lanes(self, timeline: Timeline) -> str:
+        return lanes_json(timeline.lanes.items(), self.details.nodes)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -65,15 +80,15 @@ class Row:
 
 def html(report: Report) -> str:
     """Writes `index.html` and returns where."""
-    rows, unknown, exercised = list[Row](), dict[str, None](), set[str]()
+    rows, coverage = list[Row](), Coverage()
     for number, run in enumerate(report.runs(), 1):
-        spec, end = run.events[0], run.events[-1]
+        spec = run.events[0]
         about = (str(spec.get(name, "")) for name in ("target", "substrate", "seed"))
         rows.append(Row(number, run.test, run.outcome, run.message, run.token, run.duration_s, *about))
-        unknown.update(dict.fromkeys(map(str, end.get("unknown") or [])))
-        exercised.update(map(str, end.get("exercised") or []))
+        coverage.see(run)
     rows.sort(key=lambda row: wording.severity(row.outcome))
     path = report.directory / INDEX
+    script = (Path(__file__).parent / SCRIPT).read_text(encoding="utf-8")
     page = _template().render(
         campaign=report.campaign,
         rows=rows,
@@ -81,7 +96,10 @@ def html(report: Report) -> str:
         views=_views(report, [row.number for row in rows[:DRAWN_MAX]]),
         by_token={row.token: row.number for row in rows[:DRAWN_MAX] if row.token},
         proven=_proven(report.campaign),
-        unexercised=[name for name in unknown if name not in exercised],
+        gaps=coverage.gaps(report.campaign),
+        coverage=coverage.summary if rows else "",
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         words=wording,
         moments=story,
         drawn_max=DRAWN_MAX,
@@ -100,12 +118,17 @@ def _proven(campaign: CampaignResult | None) -> dict[str, list[str]]:
 
 
 def _views(report: Report, drawn: list[int]) -> list[RunView]:
-    budget = min(SHAPES_PER_RUN, SHAPES // max(1, len(drawn)))
-    views = {number: _view(number, run, budget) for number, run in enumerate(report.runs(), 1) if number in drawn}
+    share = max(1, len(drawn))
+    budget = min(SHAPES_PER_RUN, SHAPES // share)
+    views = {
+        number: _view(number, run, budget, DETAIL_BYTES // share)
+        for number, run in enumerate(report.runs(), 1)
+        if number in drawn
+    }
     return [views[number] for number in drawn]
 
 
-def _view(number: int, run: Run, budget: int) -> RunView:
+def _view(number: int, run: Run, budget: int, detail_bytes: int) -> RunView:
     told = Story(run.events)
     close, timelines = told.close_up(), list[tuple[str, Timeline]]()
     if close is not None:
@@ -113,11 +136,30 @@ def _view(number: int, run: Run, budget: int) -> RunView:
         near = near if len(near) <= 20 else told.witnesses()[:20]
         caption = f"Close-up, {story.moment(round(close[0], 3))} to {story.moment(round(close[1], 3))}"
         timelines.append((f"{caption}: the nodes concerned", Timeline(told, near, *close, budget // 4)))
-    spent = sum(len(timeline.shapes) for _, timeline in timelines)
+    ops = operations(run.events)
+    plot = Operations(told, ops, 0.0, told.end_s, budget // 4) if ops else None
+    spent = sum(len(timeline.shapes) for _, timeline in timelines) + (len(plot.shapes) if plot is not None else 0)
     timelines.insert(0, ("Whole run", Timeline(told, told.nodes, 0.0, told.end_s, budget - spent)))
-    return RunView(number=number, run=run, story=told, timelines=timelines)
+    drawn, note = _graphs(told, run)
+    return RunView(
+        number=number, run=run, story=told, graphs=drawn, operations=plot, timelines=timelines,
+        details=Details(told, detail_bytes), notes=[note] if note else [],
+    )  # fmt: skip
 
 
+def _graphs(told: Story, run: Run) -> tuple[list[Graph], str]:
+    """The structure at the violation where the target offers it, or why there is none."""
+    name = str(run.events[0].get("target", ""))
+    target = known_target(name) if told.violations else None
+    if target is None or target.structure is None:
+        return [], ""
+    try:
+        return list(graphs(told, run.events, target.structure)), ""
+    except Exception as error:  # the target's code, and a history that anybody may have written
+        return [], wording.one_line(f"The structure of {name} cannot be drawn: {type(error).__name__}: {error}", 300)
+
+
+@cache
 def _template() -> Any:
     """The template; every text that it shows is escaped, and characters that would not show are written out."""
 

@@ -11,7 +11,7 @@ from zebra.reports.wording import one_line
 
 COLOURS = 6  # families of kinds beyond these share one
 _STATES = {"node.start": "up", "node.resume": "up", "node.pause": "paused", "node.stop": "down", "node.crash": "down"}
-_DRAWN_OTHERWISE = {"run", "run.end", "violation", "clock", "fault.inject", "fault.heal", *_STATES}
+_DRAWN_OTHERWISE = {"run", "run.end", "violation", "clock", "fault.inject", "fault.heal", "link.effect", *_STATES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Fault:
     on: tuple[str, ...]
     settings: str
     hits: str
+    took_effect: bool = True
 
     @property
     def where(self) -> str:
@@ -56,7 +57,7 @@ class Story:
         self.violations = [event for event in events if event.kind == "violation"]
         named = {seq for violation in self.violations for seq in violation.get("events", [])}
         self.evidence = [event for event in events if event.seq in named]
-        self.faults = list(_faults(events, self.end_s))
+        self.faults = list(faults(events))
         self.states = _states(events, self.end_s)
         seen = dict.fromkeys([event.node for event in self.marks] + list(self.states))
         self.nodes = [node for node in seen if not node] + list(self.places)  # what is on no node has the first lane
@@ -72,8 +73,12 @@ class Story:
 
     def witnesses(self) -> list[str]:
         """The nodes that the evidence happened on or speaks of."""
-        said = {str(value) for event in self.evidence for value in (event.node, *event.fields.values())}
+        said = self.said()
         return [node for node in self.nodes if node in said]
+
+    def said(self) -> set[str]:
+        """All values that the evidence holds, as text."""
+        return {str(value) for event in self.evidence for value in (event.node, *event.fields.values())}
 
     def concerned(self, start: float, end: float) -> list[str]:
         """The witnesses, and the nodes that a fault hit or that were not up at some time between the two."""
@@ -84,9 +89,19 @@ class Story:
                 named.add(node)
         return [node for node in self.nodes if node in named]
 
+    def down_at(self, time_s: float) -> list[str]:
+        """The nodes that were down then."""
+        last = {node: [s for s in past if s.start <= time_s] for node, past in self.states.items()}
+        return [node for node, past in last.items() if past and past[-1].name == "down"]
+
+    def found_s(self, violation: Event) -> float:
+        """When an invariant found it: the event itself comes when the run has ended."""
+        found_s = violation.get("found_s")
+        return min(float(found_s), self.end_s) if isinstance(found_s, int | float) else violation.t
+
     def close_up(self) -> tuple[float, float] | None:
         """The time from the first evidence to the violation, when that is a small part of the run."""
-        times = [event.t for event in (*self.evidence, *self.violations[:1])]
+        times = [event.t for event in self.evidence] + [self.found_s(violation) for violation in self.violations[:1]]
         if not self.evidence or not self.violations:
             return None
         margin = max((max(times) - min(times)) * 0.1, self.end_s * 0.003)
@@ -110,7 +125,9 @@ def describe(event: Event, width: int = 1000) -> str:
     return one_line(f"{moment(event.t)} {event.kind} {rest}", width)
 
 
-def _faults(events: Sequence[Event], end_s: float) -> Iterator[Fault]:
+def faults(events: Sequence[Event]) -> Iterator[Fault]:
+    """The faults of a run, in the order of their injection; one that was not healed lasts to the end."""
+    end_s = events[-1].t
     healed = {event.get("id"): event for event in events if event.kind == "fault.heal"}
     for event in events:
         if event.kind == "fault.inject":
@@ -123,6 +140,7 @@ def _faults(events: Sequence[Event], end_s: float) -> Iterator[Fault]:
                 on=(on,) if isinstance(on, str) else tuple(map(str, on)),
                 settings=" ".join(f"{name}={value}" for name, value in (event.get("settings") or {}).items()),
                 hits="not healed" if heal is None else "healed" if hits is None else f"{hits} hits",
+                took_effect=heal is None or heal.get("took_effect") is not False,
             )
 
 

@@ -54,6 +54,8 @@ def _accounting(campaign: CampaignResult) -> Iterator[str]:
     )
     if campaign.error_rate:
         yield f"stated error rate: {campaign.error_rate:g}"
+    if campaign.reads_unseen:
+        yield "what the servers read cannot be observed: each parameter counts as read by every node that has it"
     if campaign.never:
         yield f"never happened, in any trial: {one_line(', '.join(campaign.never))}"
 

@@ -1,4 +1,4 @@
-"""The picture of a run: a lane per node over time, as plain shapes that the page's template draws.
+"""The picture of a run: a lane per node over time.
 
 A picture has a limited number of shapes, however long the run. When not all events find room, the rarer kinds are
 still drawn one by one, and the frequent ones as density: a cell per lane and stretch of time, darker for more events.
@@ -9,80 +9,33 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from zebra.events import Event
-from zebra.reports.story import Fault, State, Story, describe, family, moment
+from zebra.reports.picture import LEFT, PLOT, Label, Picture, Shape
+from zebra.reports.story import State, Story, describe, family, moment
 from zebra.reports.wording import one_line, time_text
 
-LEFT, PLOT, RIGHT = 132.0, 1020.0, 12.0  # pixels for names, for time, and beside it
-AXIS, FAULT_ROW, FAULT_ROWS_MAX, LANES_MAX, TICK = 26.0, 18.0, 8, 80, 2
-_STEPS = [unit * 10.0**power for power in range(-7, 1) for unit in (1, 2, 5)] + [15, 30, 60, 120, 300, 600, 1800, 3600]
+LANES_MAX, TICK = 80, 2
 _LANE_HEIGHTS = ((8, 26.0), (16, 21.0), (32, 17.0), (48, 15.0), (LANES_MAX, 13.0))
 Cells = dict[tuple[str, int], list[Event]]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A rectangle in pixels: `css` names its look, `title` is what the pointer shows."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    css: str
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    x: float
-    y: float
-    text: str
-    css: str
-    title: str = ""
-
-
-class Timeline:
+class Timeline(Picture):
     """Some nodes of a run between two times, drawn back to front; `notes` say what was left out or summed up."""
 
     def __init__(self, story: Story, nodes: Sequence[str], start: float, end: float, budget: int) -> None:
-        self.story, self.start, self.end, self.budget = story, start, max(end, start + 1e-6), budget
-        self.shapes, self.labels, self.notes = list[Shape](), list[Label](), list[str]()
-        self.width = LEFT + PLOT + RIGHT
-        self._place_faults()
+        super().__init__(story, start, end)
+        self.budget = budget
         self._place_lanes(nodes)
         self.height = self.bottom + (18 if self.bottom > 420 else 4) + (20 if story.violations else 0)
-        self._draw_scale()
+        self._draw_scale(self.bottom)
+        self._draw_names()
         self._draw_states()
         self._draw_bands()
         self._draw_events()
         self._draw_faults()
-        self._draw_violation()
-
-    def _x(self, time_s: float) -> float:
-        share = (min(max(time_s, self.start), self.end) - self.start) / (self.end - self.start)
-        return round(LEFT + share * PLOT, 1)
-
-    def _shape(self, x: float, y: float, width: float, height: float, css: str, title: str = "") -> None:
-        self.shapes.append(Shape(x, y, round(width, 1), height, css, title))
-
-    def _place_faults(self) -> None:
-        """Faults above the lanes, each in the first row where neither bar nor name meets another."""
-        self.faults, ends = list[tuple[Fault, int]](), list[float]()
-        for fault in self.story.faults:
-            if fault.start <= self.end and fault.end >= self.start:
-                left, right = self._fault_name_x(fault), self._x(fault.end)
-                begin = min(left, self._x(fault.start))
-                row = next((row for row, end in enumerate(ends) if end + 8 <= begin), len(ends))
-                ends[row : row + 1] = [max(right, left + _text_width(_fault_name(fault)))]
-                self.faults.append((fault, row))
-        self.top = AXIS + FAULT_ROW * min(len(ends), FAULT_ROWS_MAX) + (6 if ends else 0)
-        if hidden := sum(row >= FAULT_ROWS_MAX for _, row in self.faults):
-            self.notes.append(f"{hidden:,} more faults are shown on the lanes only.")
-
-    def _fault_name_x(self, fault: Fault) -> float:
-        return max(LEFT + 5, min(self._x(fault.start) + 5, LEFT + PLOT - _text_width(_fault_name(fault))))
+        self._draw_violations()
+        self._draw_evidence()
 
     def _place_lanes(self, nodes: Sequence[str]) -> None:
         if len(nodes) > LANES_MAX:
@@ -98,15 +51,7 @@ class Timeline:
             self.lanes[node] = self.bottom
             self.bottom += self.step
 
-    def _draw_scale(self) -> None:
-        step = next((step for step in _STEPS if (self.end - self.start) / step <= 11), 7200.0)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        for index in range(math.ceil(self.start / step - 1e-9), math.floor(self.end / step + 1e-9) + 1):
-            x = self._x(index * step)
-            self._shape(x, AXIS - 7, 1, self.bottom - AXIS + 7, "grid")
-            for y in (AXIS - 16, self.bottom + 11)[: 1 + (self.bottom > 420)]:
-                css = "time" if x < LEFT + PLOT - 16 else "time end"
-                self.labels.append(Label(x, y, f"{index * step:.{digits}f} s", css))
+    def _draw_names(self) -> None:
         for node, y in self.lanes.items():
             place = self.story.places.get(node, {})
             where = ", ".join(f"{key} {place[key]}" for key in ("role", "host", "rack", "dc", "region") if key in place)
@@ -208,34 +153,13 @@ class Timeline:
             cells[event.node, int((event.t - self.start) * scale) // width].append(event)
         return cells
 
-    def _draw_faults(self) -> None:
-        for fault, row in self.faults:
-            if row < FAULT_ROWS_MAX:
-                x, y = self._x(fault.start), AXIS + row * FAULT_ROW
-                self._shape(x, y, max(3.0, self._x(fault.end) - x), FAULT_ROW - 3, "fault", fault.title)
-                middle = y + (FAULT_ROW - 3) / 2
-                self.labels.append(Label(self._fault_name_x(fault), middle, _fault_name(fault), "name", fault.title))
-
-    def _draw_violation(self) -> None:
-        for violation in self.story.violations[:9]:
-            x, title = self._x(violation.t), f"{violation.get('invariant', 'violation')} at {moment(violation.t)}"
-            self._shape(x - 1, AXIS - 7, 2, self.height - 12 - AXIS + 7, "violation", one_line(title))
-            css = "broken end" if x > LEFT + PLOT / 2 else "broken"
-            self.labels.append(Label(x + (-6 if "end" in css else 6), self.height - 10, one_line(title, 90), css))
+    def _draw_evidence(self) -> None:
         for number, event in enumerate(self.story.evidence[:99], 1):
             if event.node in self.lanes and self.start <= event.t <= self.end:
                 middle, size = self.lanes[event.node] + self.step / 2, min(15.0, self.step - 2)
                 self._shape(self._x(event.t) - size / 2, middle - size / 2, size, size, "ring", describe(event, 200))
                 if self.step > 16:
                     self.labels.append(Label(self._x(event.t), middle, str(number), "number", describe(event, 200)))
-
-
-def _fault_name(fault: Fault) -> str:
-    return one_line(f"{fault.name}  {fault.where}", 60)
-
-
-def _text_width(text: str) -> float:
-    return 6.3 * len(text) + 8
 
 
 def _title(cell: list[Event]) -> str:

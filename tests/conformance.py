@@ -107,6 +107,7 @@ class Client:
     def __init__(self, node: Node[Config]) -> None:
         self.node, self.open = node, dict[str, tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
         self.writers: list[asyncio.StreamWriter] = []
+        self.sizes: list[int] = []
 
     async def connect(self, to: str, port: int = PORT, how: str = "echo") -> str:
         try:
@@ -186,6 +187,21 @@ class Client:
             return "lost"
         finally:
             transport.close()
+
+    async def burst(self, to: str, count: int) -> None:
+        """Send datagrams of 1, 2 … bytes; of what size they come back is in `came`."""
+        sizes = self.sizes
+
+        class Sizes(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, addr: Any) -> None:
+                sizes.append(len(data))
+
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Sizes, local_addr=("0.0.0.0", 0))
+        for size in range(1, count + 1):
+            transport.sendto(b"x" * size, (to, PORT))
+
+    async def came(self) -> list[int]:
+        return self.sizes
 
 
 TARGET = Target(name="conformance", config=Config, roles={"server": Server}, client=Client,
@@ -267,6 +283,30 @@ async def a_reset_breaks_the_connection_for_both(cluster: Cluster) -> None:
     async with cluster.fault("network.reset", "server-1"):
         assert await cluster.client.ask("server-1") == "ConnectionResetError"
         await cluster.event("server.lost", within=2) if not cluster.history.of("server.lost") else None
+    await cluster._running.settled()
+    [reset] = cluster.history.of("link.effect")
+    assert (reset["what"], reset["over"], reset["bytes"]) == ("reset", "stream", len("hello\n"))
+    assert (reset["source"], reset["target"], reset.node) == ("client-1", "server-1", "")
+
+
+@case
+async def each_datagram_that_is_lost_is_told(cluster: Cluster) -> None:
+    sent = set(range(1, 61))
+
+    def lost() -> set[int]:
+        return {event["bytes"] for event in cluster.history.of("link.effect")}
+
+    async with cluster.fault("network.loss", "server-1", probability=0.3) as fault, asyncio.timeout(10):
+        await cluster.client.burst("server-1", len(sent))
+        while sent - lost() - set(await cluster.client.came()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    told = cluster.history.of("link.effect")
+    assert sorted(await cluster.client.came()) == sorted(sent - lost())
+    assert 5 < len(told) == fault.hits < 55
+    assert [event["number"] for event in told] == list(range(1, len(told) + 1))
+    for event in told:
+        assert {event["source"], event["target"]} == {"client-1", "server-1"}
+        assert (event["fault"], event["what"], event["over"], event.node) == (fault.id, "loss", "datagram", "")
 
 
 # -- partitions --------------------------------------------------------------------------------------------------

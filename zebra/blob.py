@@ -106,6 +106,9 @@ class Blob:
         return cls(_merge(chain.from_iterable([part.pieces for part in parts])))
 
     def __add__(self, other: Blob) -> Blob:
+        match self.pieces, other.pieces:
+            case (Range() as a,), (Range() as b,) if a.stop == b.start and a[3:] == b[3:] and a.source == b.source:
+                return Blob((Range(a.source, a.start, b.stop, a.streams, a.flipped),))  # the next part of one source
         return Blob.join((self, other))
 
     def __len__(self) -> int:
@@ -115,6 +118,10 @@ class Blob:
         """Bytes `start` to `stop`, the latter excluded; raises IndexError unless 0 <= start <= stop <= len."""
         if not 0 <= start <= stop <= self._length:
             raise IndexError(f"slice {start}:{stop} of a blob of {self._length} bytes")
+        if stop - start == self._length:
+            return self
+        if len(self.pieces) == 1 and start < stop:
+            return Blob((_part(self.pieces[0], start, stop),))
         return Blob(tuple(_between(self.pieces, start, stop)))
 
     def flip(self, at: int) -> Blob:
@@ -168,10 +175,10 @@ class Blob:
         raise ValueError(f"not a whole {codec} form: {self.description}")
 
     def checksum(self, algorithm: str) -> str:
-        """Lowercase hex of `crc32`, `crc32c` or `sha256`: of the bytes, or of the description if it holds ranges."""
+        """Lowercase hex by crc32, crc32c, md5, blake2b, sha256: of the bytes, of the description if it holds ranges."""
         _check_name("checksum algorithm", algorithm, _CHECKSUMS)
         content = self._spelt_out()
-        return _CHECKSUMS[algorithm](self.description.encode() if content is None else content)
+        return _described_checksum(algorithm, self.description) if content is None else _CHECKSUMS[algorithm](content)
 
     def settled(self) -> tuple[Piece, ...]:
         """The pieces in the one form that depends on content alone; computed once."""
@@ -436,6 +443,11 @@ def _crc32c(data: bytes) -> int:
     return register ^ 0xFFFFFFFF
 
 
+@lru_cache(maxsize=1024)  # thousands of nodes ask it of one chunk
+def _described_checksum(algorithm: str, description: str) -> str:
+    return _CHECKSUMS[algorithm](description.encode())
+
+
 _TABLE = list(range(256))
 for _ in range(8):
     _TABLE = [entry >> 1 ^ (0x82F63B78 if entry & 1 else 0) for entry in _TABLE]
@@ -444,4 +456,6 @@ _CHECKSUMS: dict[str, Callable[[bytes], str]] = {
     "crc32": lambda data: f"{zlib.crc32(data):08x}",
     "crc32c": lambda data: f"{_crc32c(data):08x}",
     "sha256": lambda data: hashlib.sha256(data).hexdigest(),
+    "blake2b": lambda data: hashlib.blake2b(data, digest_size=32).hexdigest(),
+    "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
 }

@@ -73,6 +73,11 @@ def _parser() -> _Parser:
     replay.add_argument(
         "--report", metavar="DIR", default="zebra-report/replay", help="directory of the report; default %(default)s"
     )
+    toxiproxy = command("toxiproxy", _toxiproxy, "a server of Toxiproxy's HTTP API over our own fault proxy")
+    toxiproxy.add_argument("--host", default="localhost", help="address of the control API; default %(default)s")
+    toxiproxy.add_argument("--port", type=_port, default=8474, help="0 for any that is free; default %(default)s")
+    toxiproxy.add_argument("--seed", type=int, default=0, help="of all that is left to chance; default %(default)s")
+    toxiproxy.add_argument("--config", type=Path, metavar="FILE", help="JSON list of proxies to begin with")
     report = command("report", _report, "check a stored report again and write its pages anew")
     report.add_argument("directory", type=Path, metavar="DIR")
     return parser
@@ -341,6 +346,18 @@ def _replay_function(spec: Any) -> int:
     outcome = run(scenario, spec)
     print(outcome.explain() if outcome.result != "pass" else "pass")
     return ExitCode.VIOLATION if outcome.failed else ExitCode.OK if outcome.result == "pass" else ExitCode.INCONCLUSIVE
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def _toxiproxy(options: argparse.Namespace, _: Sequence[str]) -> int:
+    from zebra.faults.toxiproxy.server import serve
+
+    return serve(options.host, options.port, options.seed, options.config, lambda text: print(text, flush=True))
 
 
 # -- report -----------------------------------------------------------------------------------------------------

@@ -166,6 +166,8 @@ class Cluster:
             raise TimeoutError(f"{what} did not come within {within_s:g} s")
 
     def _wake(self, event: Event) -> None:
+        if not self._waiters:
+            return
         for waiter in [w for w in self._waiters if not w[1].done() and w[0](event)]:
             waiter[1].set_result(None)
             self._waiters.remove(waiter)

@@ -124,15 +124,9 @@ class _Checked:
         self.seen = 0
         self.by_absence = bool(getattr(factory, "zebra_by_absence", False))
 
-    def check(self, event: Event) -> Violation | None:
-        if event.kind not in self.idle:
-            self.seen += 1
-            self.recent.append(event)
-        try:
-            found = self.check_inner(event)
-        except Exception as error:
-            raise self._guilty(f"raised {type(error).__name__}: {error} at {event!r}") from error
-        return None if found is None else self.violation(found, event.t)
+    def raised(self, error: Exception, event: Event) -> PluginError:
+        """What to say of an exception that `check` raised."""
+        return self._guilty(f"raised {type(error).__name__}: {error} at {event!r}")
 
     def end(self, now_s: float) -> Violation | None:
         end = getattr(self.inner, "end", None)
@@ -179,17 +173,31 @@ class Checks:
         return bool(self._by_kind.get("clock"))
 
     def feed(self, event: Event) -> None:
-        checks = self._known.get(event.kind)
+        kind = event.kind
+        checks = self._known.get(kind)
         if checks is None:
-            checks = self._by_kind[event.kind] + [c for prefix, c in self._prefixes if event.kind.startswith(prefix)]
-            self._known[event.kind] = checks
-        for checked in checks:
+            checks = self._by_kind[kind] + [c for prefix, c in self._prefixes if kind.startswith(prefix)]
+            self._known[kind] = checks
+        for checked in checks:  # one level of calls, for this runs for every event and invariant
+            if kind not in checked.idle:
+                checked.seen += 1
+                checked.recent.append(event)
             try:
-                found = checked.check(event)
-            except PluginError as error:
-                found = self._guilty(checked, error, event.t)
+                found = checked.check_inner(event)
+            except Exception as error:
+                found = checked.raised(error, event)
             if found is not None:
-                self._found(found)
+                self._judge(checked, found, event.t)
+
+    def _judge(self, checked: _Checked, found: Any, t: float) -> None:
+        """Keep what a check returned, or the PluginError that it came to."""
+        try:
+            if isinstance(found, PluginError):
+                raise found
+            violation = checked.violation(found, t)
+        except PluginError as error:
+            violation = self._guilty(checked, error, t)
+        self._found(violation)
 
     def end(self, now_s: float) -> None:
         """Let invariants judge what never came."""

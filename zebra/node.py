@@ -101,6 +101,10 @@ class Node(Generic[C]):
         """The nodes of a role that the cluster means to be running now: for clients, as a scheduler would tell them."""
         return tuple(name for name in self.peers(role) if self._is_up(name))
 
+    def is_up(self, name: str) -> bool:
+        """Whether the cluster means a node to be running now, as `up` has it."""
+        return self._is_up(name)
+
     def place_of(self, name: str) -> Place:
         """Where a node is. Raises KeyError for a name that the cluster does not have."""
         return self._places[name]

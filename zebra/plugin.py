@@ -51,7 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None):
         if config.getoption("--zebra-campaign"):
             raise pytest.UsageError("zebra: --zebra-campaign and xdist's -n do not mix, a campaign has --zebra-workers")
-        shutil.rmtree(_parts(config), ignore_errors=True)
+        if not hasattr(config, "workerinput"):
+            for folder in ("parts", "replays", "output"):  # what workers will write, before any of them does
+                shutil.rmtree(_parts(config).with_name(folder), ignore_errors=True)
 
 
 def _parts(config: pytest.Config) -> Path:

@@ -15,6 +15,8 @@ from zebra.errors import ConfigError
 from zebra.events import Event, read_runs
 
 HISTORY, CAMPAIGN = "history.jsonl", "campaign.json"
+OUTPUT = "output"
+"""The folder of what nodes wrote in runs that failed: `output/<test or parameter>/<node>.stdout`."""
 
 
 class Reporter(Protocol):
@@ -43,7 +45,8 @@ class Run:
 
     @property
     def token(self) -> str:
-        return str(self._end.get("replay", "")) if self._end else ""
+        """What `zebra replay` takes: a token, or the path of the file that holds it; "" for a run that passed."""
+        return str(self._end.get("replay", "")).removeprefix("zebra replay ") if self._end else ""
 
     @property
     def duration_s(self) -> float:

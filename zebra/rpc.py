@@ -30,9 +30,11 @@ import msgspec
 from zebra.blob import Blob
 from zebra.errors import ZebraError
 from zebra.node import Node
+from zebra.waiter import Waiter
 
 R = TypeVar("R")
 _PREFIX, _LENGTH = Packing(">II"), Packing(">Q")
+_ONE = (1).to_bytes(4, "big")
 _CALL, _REPLY, _ITEM, _END, _ERROR, _CANCEL, _HELLO, _CAST = range(8)
 FRAME_BYTES_MAX, BLOBS_MAX = 64 * 2**20, 1024
 """Bounds of one frame, blobs not counted; a peer that goes beyond them is cut off."""
@@ -125,13 +127,17 @@ class Wire:
 class _Connection(asyncio.Protocol):
     """Frames over one stream, either way."""
 
+    __slots__ = ("_blobs", "_buffer", "_clear", "_head", "_look_s", "_timer", "_wanted", "_whole_blobs", "caller",
+                 "heard", "open", "pending", "retired", "rpc", "serving", "transport")  # fmt: skip
+
     def __init__(self, rpc: Rpc, peer: str = "") -> None:
         self.rpc, self.caller = rpc, Caller(peer, 0)
         self.transport: Any = None
         self.pending: dict[int, Any] = {}
         self.serving: dict[int, asyncio.Future[Any]] = {}
         self.heard = 0
-        self._buffer, self._wanted = bytearray(), 0
+        self._wanted = 0
+        self._buffer: bytes | bytearray = b""
         self._whole_blobs = False
         self._head: tuple[bytes, list[int]] | None = None
         self._blobs: list[Blob] = []
@@ -184,7 +190,7 @@ class _Connection(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) < self._wanted:
                 return
-            buffer, self._buffer = bytes(self._buffer), bytearray()
+            buffer, self._buffer = bytes(self._buffer), b""
         at = self._frames(buffer)
         if at < len(buffer) and self.open:
             self._buffer = bytearray(buffer[at:] if at else buffer)
@@ -220,10 +226,16 @@ class _Connection(asyncio.Protocol):
                 at += wanted
         return at
 
-    def blob_received(self, blob: Blob) -> None:
-        """A whole blob, from a transport that carries blobs as such."""
+    def blob_received(self, blob: Blob, before: bytes = b"") -> None:
+        """A whole blob and the bytes before it, from a transport that carries blobs as such."""
         self.heard += 1
-        self._blob(blob)
+        if self._head is None and not self._buffer and before[4:8] == _ONE:
+            self._frame(before[16:], [blob])  # the usual case: one whole frame and its one blob
+            return
+        if before:
+            self.data_received(before)
+        if self.open:
+            self._blob(blob)
 
     def eof_received(self) -> bool:
         return False
@@ -247,11 +259,15 @@ class _Connection(asyncio.Protocol):
             return
         data, blobs = self.rpc.wire.pack(*frame)
         transport = self.transport
-        transport.write(data)
-        for blob in blobs:
-            if self._whole_blobs:
-                transport.write_blob(blob)
-            else:
+        if not blobs:
+            transport.write(data)
+        elif self._whole_blobs:
+            for blob in blobs:
+                transport.write_blob(blob, data)
+                data = b""
+        else:
+            transport.write(data)
+            for blob in blobs:
                 transport.write(bytes(blob))
 
     def _frame(self, payload: Any, blobs: list[Blob]) -> None:
@@ -348,7 +364,8 @@ class _Connection(asyncio.Protocol):
         try:
             async for item in items:
                 self.send(_ITEM, number, item)
-                await self.drain()
+                if self._clear is not None:
+                    await self.drain()
             self.send(_END, number)
         except Exception as error:
             self._answer_error(number, error)
@@ -400,19 +417,12 @@ class Stream(Generic[R]):
         self._items: deque[Any] = deque()
         self._ended = False
         self._error: RpcError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter(connection.rpc.loop)
 
     async def receive(self, timeout_s: float) -> R | None:
         """The next message, or None at the end. Raises RpcTimeout after `timeout_s` of silence, or what ended it."""
         if not self._items and not self._ended:
-            loop = self._connection.rpc.loop
-            self._waiter = loop.create_future()
-            handle = loop.call_later(timeout_s, self._wake)
-            try:
-                await self._waiter
-            finally:
-                handle.cancel()
-                self._waiter = None
+            await self._waiter.wait(timeout_s)
             if not self._items and not self._ended:
                 raise RpcTimeout(f"{self._connection.caller.name}: silent for {timeout_s:g} s")
         if self._items:
@@ -421,13 +431,9 @@ class Stream(Generic[R]):
             raise self._error
         return None
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     def item(self, body: Any) -> None:
         self._items.append(body)
-        self._wake()
+        self._waiter.wake()
 
     def done(self, body: Any) -> None:
         self.item(body)
@@ -435,12 +441,13 @@ class Stream(Generic[R]):
 
     def fail(self, error: RpcError | None) -> None:
         self._ended, self._error = True, error
-        self._wake()
+        self._waiter.wake()
 
     async def __aenter__(self) -> Stream[R]:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._waiter.close()
         if self._connection.pending.pop(self._number, None) is not None:
             self._connection.send(_CANCEL, self._number)
         if self._connection.retired:
@@ -471,7 +478,7 @@ class Rpc:
         self.casts: dict[type, Callable[[Any, Caller], None]] = {}
         self.connections: dict[_Connection, None] = {}
         self._outgoing: dict[str, _Connection | asyncio.Future[_Connection]] = {}
-        self._number = 0
+        self.requests = 0  # sent so far
         self._server: asyncio.AbstractServer | None = None
         self._datagrams: Any = None
 
@@ -498,7 +505,7 @@ class Rpc:
             connection = await self._connect(to, timeout_s)
             timeout_left_s = deadline_s - loop.time()
         future: asyncio.Future[R] = loop.create_future()
-        number = self._number = self._number + 1
+        number = self.requests = self.requests + 1
         reply = connection.pending[number] = _Reply(future, deadline_s, timeout_s, request, connection.heard)
         if deadline_s < connection._look_s:
             connection.watch(deadline_s)
@@ -527,7 +534,7 @@ class Rpc:
         """Ask for a stream of answers; `timeout_s` bounds the connecting. Raises Unreachable or RpcTimeout."""
         found = self._outgoing.get(to)
         connection = found if isinstance(found, _Connection) else await self._connect(to, timeout_s)
-        number = self._number = self._number + 1
+        number = self.requests = self.requests + 1
         stream: Stream[R] = Stream(connection, number)
         connection.pending[number] = stream
         connection.send(_CALL, number, request)

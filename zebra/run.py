@@ -26,6 +26,7 @@ from zebra.events import SCHEMA, Event, EventLog, History
 from zebra.injection.injector import Injector
 from zebra.injection.schedule import Schedule
 from zebra.invariant import Checks, Violation, find
+from zebra.output import keep, last_lines
 from zebra.params import Assignment, Read, configs, validate
 from zebra.params.assignment import values_for
 from zebra.registry import load
@@ -120,8 +121,8 @@ class Outcome:
     the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
     the event kinds that occurred; `reads` what a recording run read; `unapplied` the parameters that a live server did
     not show as its node's configuration has them; `faults` the names of the faults injected;
-    `outputs` what the nodes involved in a failure wrote last, on real substrates; `replay` the command that runs it
-    again.
+    `outputs` the last lines that the nodes involved in a failure wrote, on real substrates, and `output` the directory
+    that has the rest; `replay` the command that runs it again.
     """
 
     spec: RunSpec
@@ -139,6 +140,7 @@ class Outcome:
     unapplied: frozenset[str] = frozenset()
     faults: tuple[str, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
+    output: Path | None = None
     replay: str = ""
 
     @property
@@ -161,6 +163,8 @@ class Outcome:
             lines.append(f"assignment: {self.spec.assignment}")
         for node, text in self.outputs.items():
             lines += [f"{node} wrote last:", *(f"  {line}" for line in text.splitlines())]
+        if self.output is not None:
+            lines.append(f"output of all nodes: {self.output}")
         return "\n".join([*lines, f"replay: {self.replay}"])
 
     def raise_failure(self) -> None:
@@ -174,19 +178,21 @@ class Outcome:
 
 
 def run(scenario: Scenario, spec: RunSpec, *, target: Target | None = None, invariants: Iterable[Any] | None = None,
-        history: History | None = None, record_reads: bool = False, report: Path | None = None) -> Outcome:  # fmt: skip
+        history: History | None = None, record_reads: bool = False, report: Path | None = None,
+        output: Path | None = None) -> Outcome:  # fmt: skip
     """Run a scenario once and say how it went.
 
     `target` overrides the look-up of `spec.target`; `invariants` (names or factories) are added to the target's, and
     one that was asked for so and never exercised makes the run inconclusive. `history` may stream to a file. With
-    `record_reads` every parameter read is noted. Raises ConfigError for bad input; whatever goes wrong later is in the
-    Outcome.
+    `record_reads` every parameter read is noted. If the run fails, what nodes wrote to stdout and stderr goes into the
+    directory `output`. Raises ConfigError for bad input; whatever goes wrong later is in the Outcome.
     """
     started = time.perf_counter()
     target = find_target(spec.target) if target is None else target
     this = _Run(
-        scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads, report
-    )
+        scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads,
+        report, output,
+    )  # fmt: skip
     return this.go(started)
 
 
@@ -201,8 +207,9 @@ def find_substrate(name: str) -> Substrate:
 
 class _Run:
     def __init__(self, scenario: Scenario, spec: RunSpec, target: Target, asked: tuple[Any, ...], history: History,
-                 record_reads: bool, report: Path | None) -> None:  # fmt: skip
+                 record_reads: bool, report: Path | None, output: Path | None) -> None:  # fmt: skip
         self.scenario, self.spec, self.target, self.history, self.report = scenario, spec, target, history, report
+        self.output = output
         if target.unavailable:
             raise ConfigError(f"target {target.name} is not available here: {target.unavailable}")
         self.substrate = find_substrate(spec.substrate)
@@ -226,6 +233,7 @@ class _Run:
         self.log: EventLog | None = None
         self.injector: Injector | None = None
         self.outputs: dict[str, str] = {}
+        self.kept = False
         self.began = False
 
     def go(self, started: float) -> Outcome:
@@ -305,6 +313,7 @@ class _Run:
             running, self.places, random, selectors, lambda step: cluster.carry_out(step), self.spec.without_faults
         )
         cluster = Cluster(self.target, running, self.places, self.configs, self.base, self.injector)
+        passed = False
         try:
             error = await self._until_broken(running.start(place.node for place in self.places))
             self.began = error is None
@@ -317,10 +326,11 @@ class _Run:
             if error is None and self._fine():
                 self.checks.end(running.now())
             judged = self._judge(error)
-            if judged[0] != "pass":
-                self.outputs = {node: text for node in self._involved() if (text := running.output(node))}
+            passed = judged[0] == "pass"
             return judged
         finally:
+            if not passed:
+                self._keep_output(running)
             await running.stop()
 
     def _fine(self) -> bool:
@@ -333,12 +343,19 @@ class _Run:
             if error is None:
                 raise
 
+    def _keep_output(self, running: Running) -> None:
+        self.outputs = last_lines(running, self._involved(), self.configs)
+        self.kept = self.output is not None and keep(running, self.configs, self.output)
+
     def _involved(self) -> list[str]:
-        """The nodes at which a failure can be seen: those of the evidence, and those that crashed."""
-        seqs = set() if self.checks.violation is None else set(self.checks.violation.seqs())
-        nodes = [event.node for event in self.history if event.seq in seqs or event.kind in ("node.crash", "error")]
-        if self.crash is not None:
-            nodes.append(self.crash[0])
+        """The nodes at which a failure can be seen: those that the evidence names, and those that crashed."""
+        nodes = [] if self.crash is None else [self.crash[0]]
+        if self.checks.violation is not None:
+            seqs = set(self.checks.violation.seqs())
+            evidence = [event for event in self.history if event.seq in seqs]
+            nodes += [str(said) for event in evidence for said in (event.node, *event.fields.values())]
+        if nodes:
+            nodes += [event.node for event in self.history if event.kind in ("node.crash", "error")]
         return [node for node in dict.fromkeys(nodes) if node in self.configs]
 
     async def _until_broken(self, coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
@@ -425,8 +442,9 @@ class _Run:
         if violation is not None:
             result, message = "fail", f"{violation.invariant}: {violation.message}"
             self.log.emit(
-                "", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs()
-            )
+                "", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs(),
+                found_s=round(violation.t, 9),
+            )  # fmt: skip
         replay = "" if result == "pass" else self.spec.command(self.report)
         self.log.emit(
             "", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown
@@ -439,7 +457,7 @@ class _Run:
             unknown=tuple(unknown), kinds=frozenset(self.kinds), reads=frozenset(self.reads or ()),
             unapplied=frozenset(self.unapplied),
             faults=tuple(sorted({i.name for i in self.injector.injected})) if self.injector else (), replay=replay,
-            outputs=self.outputs,
+            outputs=self.outputs, output=self.output if self.kept else None,
         )  # fmt: skip
 
 

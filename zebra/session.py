@@ -31,7 +31,7 @@ from zebra.invariant import find
 from zebra.params import validate
 from zebra.params.assignment import parse as parse_assignment
 from zebra.registry import load, members
-from zebra.report import CAMPAIGN, HISTORY, Report
+from zebra.report import CAMPAIGN, HISTORY, OUTPUT, Report
 from zebra.run import Outcome, RunSpec, decode_token, find_substrate, run
 from zebra.target import Target, find_target
 from zebra.topology import Topology
@@ -84,6 +84,11 @@ class Session:
     def worker(self) -> str:
         """The name of the xdist worker that this is, or ""."""
         return os.environ.get("PYTEST_XDIST_WORKER", "")
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether xdist's workers run the tests of this session."""
+        return getattr(self.config.option, "numprocesses", None) is not None
 
     def _seed(self, text: str) -> int:
         if text == "random":
@@ -196,6 +201,7 @@ class Session:
         outcome = run(
             scenario, spec, target=self.targets[name], invariants=self.asked[name], history=self._history(name),
             record_reads=trial is not None and trial.record_reads, report=None if trial else self.directory,
+            output=self._output(name),
         )  # fmt: skip
         self.outcomes[name] = outcome
         outcome.raise_failure()
@@ -215,7 +221,7 @@ class Session:
                 ) from None
             for old in (HISTORY, CAMPAIGN, "junit.xml", "index.html"):
                 (directory / old).unlink(missing_ok=True)
-            for folder in ("replays", "trials"):
+            for folder in ("trials",) if self.has_workers else ("replays", "trials", OUTPUT):
                 shutil.rmtree(directory / folder, ignore_errors=True)
         return directory
 
@@ -227,6 +233,12 @@ class Session:
             parts.mkdir(exist_ok=True)
             return History(parts / f"{self._order[name]:06d}.jsonl")
         return History(self.directory / HISTORY)
+
+    def _output(self, name: str) -> Path | None:
+        """Where what nodes wrote is kept if a test fails; of a campaign's trials only if one may become evidence."""
+        if self._trial is None:
+            return self.directory / OUTPUT / re.sub(r"[^\w.-]+", "_", name)
+        return Path(self._trial.history).with_suffix("") if self._trial.history else None
 
     def annotate(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Say in a failed test's report what broke, what was on at the time, and how to run it again."""
@@ -289,8 +301,9 @@ class Session:
         finally:
             server.close()
         with open(directory / HISTORY, "wb") as history:
-            for file in campaign.evidence:
+            for name, file in campaign.evidence.items():
                 history.write(Path(file).read_bytes())
+                self._keep_output(Path(file).with_suffix(""), name)
         shutil.rmtree(directory / "trials")
         self.result.save(directory / CAMPAIGN)
         session.testscollected = len(self.tests)
@@ -299,6 +312,14 @@ class Session:
             decided = [SimpleNamespace(nodeid=parameter.name) for parameter in self.result.parameters]
             reporter.stats["parameters decided"] = decided  # for pytest's last line
         return True
+
+    def _keep_output(self, output: Path, name: str) -> None:
+        """What nodes wrote in a run that is evidence on a parameter outlives the campaign."""
+        if output.exists():
+            kept = self.directory / OUTPUT / name
+            kept.parent.mkdir(exist_ok=True)
+            output.rename(kept)
+            self._texts.append(f"output of all nodes in the failing run of {name}: {kept}")
 
     def _base_directory(self) -> Path | None:
         factory = getattr(self.config, "_tmp_path_factory", None)
@@ -358,7 +379,7 @@ class Session:
         terminal.write_line(f"report: {self.directory}/index.html")
 
     def _join_parts(self) -> None:
-        if getattr(self.config.option, "numprocesses", None) is None or self.campaigning:
+        if not self.has_workers or self.campaigning:
             return
         parts = Path(self.option("report")) / "parts"
         if parts.exists():

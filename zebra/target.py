@@ -14,6 +14,7 @@ import msgspec
 from zebra.errors import ConfigError, PluginError
 from zebra.params import Assignment, Space
 from zebra.registry import load, members
+from zebra.structure import Structure
 from zebra.topology import Topology
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Target:
     must succeed within `settle_s` once everything is healed. `sometimes` are event kinds that a whole campaign must
     have seen. `variants` are the planted bugs (`bug.…`) and safe forms (`safe.…`) that roles ask for. `accepted` lists
     parameters known to be unsafe. `realtime` is an assignment for real substrates, `prepare(directory)` makes what is
-    costly and immutable once.
+    costly and immutable once. `structure` follows events and lists the links that a report draws at a violation
+    (see `zebra.structure`).
 
     `external` says that roles start servers that are not ours: those run on real substrates only, and nobody sees what
     they read, so every parameter counts as read by every role but the client. A role emits `node.unapplied` with the
@@ -61,6 +63,7 @@ class Target:
     external: bool = False
     unavailable: str = ""
     workers: int = 1
+    structure: Callable[[], Structure] | None = None
 
     def __post_init__(self) -> None:
         if CLIENT in self.roles:

@@ -32,7 +32,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Latencies are one way, in seconds, rates in bytes per second.
     Rack, datacenter and region latencies are typical round figures of datacenter networks; `jitter` is the share
-    of a latency that is random.
+    of a latency that is random. A rack's hosts share an uplink, each way, of the rate of all their cards together over
+    `oversubscription`; at 1 it limits nothing.
     """
 
     counts: dict[str, int] = {}
@@ -42,6 +43,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     per_host: dict[str, int] = {}
     beside: dict[str, str] = {}
     nic_rate: float = 1.25e9
+    oversubscription: float = 1.0
     latency_host_s: float = 20e-6
     latency_rack_s: float = 60e-6
     latency_dc_s: float = 150e-6
@@ -99,7 +101,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 known[field] = SECONDS.parse(known[field], f"{what}.{field}")
             elif field == "nic_rate":
                 known[field] = RATE.parse(known[field], f"{what}.{field}")
-            elif field == "jitter":
+            elif field in ("jitter", "oversubscription"):
                 known[field] = Unit("1").parse(known[field], f"{what}.{field}")
         try:
             topology = msgspec.convert(known, cls)
@@ -109,4 +111,6 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if bad or min(topology.regions, topology.dcs, topology.racks, *topology.per_host.values()) < 1:
             limits = "counts are 0 to 1000000, regions, dcs, racks and per_host at least 1"
             raise ConfigError(f"{what}: {limits} {' '.join(bad)}".rstrip())
+        if topology.oversubscription < 1:
+            raise ConfigError(f"{what}.oversubscription: {topology.oversubscription:g} is below 1, which is no limit")
         return topology

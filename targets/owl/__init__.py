@@ -13,6 +13,7 @@ from zebra.targets.owl.selectors import one_more_fetch, roots, sources
 from zebra.targets.owl.store import Store
 from zebra.targets.owl.superpeer import Superpeer
 from zebra.targets.owl.tracker import Tracker
+from zebra.targets.owl.view import OpenEdges
 from zebra.topology import Topology
 
 TARGET = Target(
@@ -25,7 +26,14 @@ TARGET = Target(
     selectors={"roots": roots, "sources": sources},
     progress=one_more_fetch,
     settle_s=30.0,
-    realtime={"owl.lease.ttl": {"*": 4.0}, "owl.advert.ttl": {"*": 2.0}, "owl.transfer.idle_timeout": {"*": 3.0}},
+    structure=OpenEdges,
+    realtime={
+        "owl.lease.ttl": {"*": 4.0},
+        "owl.advert.ttl": {"*": 2.0},
+        "owl.advert.every": {"*": 0.25},
+        "owl.rpc.timeout": {"*": 0.5},
+        "owl.transfer.idle_timeout": {"*": 3.0},
+    },
     sometimes=("owl.borrowed", "owl.failover", "edge.adopt", "owl.restart", "owl.evict"),
     variants=(
         "bug.descendant",

@@ -72,7 +72,8 @@ class OwlClient:
 
     async def _get(self, manifest: Manifest, peer: str) -> Got:
         config = self.node.config
-        limit_s = 2 * deadline_s(manifest.length, config.retry.attempts, config.transfer.idle_timeout) + PUT_S
+        idle_s, rpc_s = config.transfer.idle_timeout, config.rpc.timeout
+        limit_s = 2 * deadline_s(manifest.length, config.retry.attempts, idle_s, rpc_s) + PUT_S
         return await self._call(peer, Get(manifest=manifest), limit_s)
 
     async def _call(self, to: str, request: Request[R], timeout_s: float) -> R:
@@ -81,12 +82,12 @@ class OwlClient:
             try:
                 return await self.rpc.call(to, request, timeout_s)
             except Unreachable:
-                if to not in self.node.up(self.node.place_of(to).role):
+                if not self.node.is_up(to):
                     raise
                 await asyncio.sleep(LOOK_S)
 
     def _check_up(self, peer: str) -> None:
-        if peer not in self.node.up("peer"):
+        if not self.node.is_up(peer):
             raise PeerWentDown(f"{peer} was taken down")
 
     async def fetch_everywhere(self, name: str, peers: Iterable[str] | None = None) -> None:

@@ -12,12 +12,14 @@ import msgspec
 from zebra.params import Param
 
 RPC_S, RPC_TRIES = 1.0, 3
-"""An RPC's timeout, and how many in a row must fail before a peer gives its tracker up."""
+"""An RPC's timeout (`rpc.timeout`), and how many in a row must fail before a peer gives its tracker up."""
 
-DELEGATE_S = 0.5
-"""Timeout of an RPC between trackers: shorter than RPC_S, because a peer waits for its end."""
+DELEGATE_SHARE = 0.5
+"""An RPC between trackers has this share of the timeout, because a peer waits for its end."""
 
 ADVERT_EVERY_S = 1.0
+"""How often a tracker looks what to tell the others, and which leases have run out (`advert.every`)."""
+
 WAIT_S = 0.2
 """How soon a peer asks again when its tracker has no source yet."""
 
@@ -88,6 +90,15 @@ class AdvertConfig(msgspec.Struct, frozen=True, kw_only=True):
             "2s", "30s", unit="s", minimum=0.1, doc="How long other trackers believe an advertisement; carried in it."
         ),
     ] = 5.0
+    every: Annotated[
+        float, Param(unit="s", minimum=0.01, timer=True, doc="How often a tracker advertises and expires leases.")
+    ] = ADVERT_EVERY_S
+
+
+class RpcConfig(msgspec.Struct, frozen=True, kw_only=True):
+    timeout: Annotated[
+        float, Param(unit="s", minimum=0.01, timer=True, doc="Bound of one RPC to a tracker or a source.")
+    ] = RPC_S
 
 
 class ProtoConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +149,8 @@ class ExternalConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwlConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a node of Owl can be told: 15 parameters, and the controls `retry.attempts` and `external.limit`."""
+    """Everything a node of Owl can be told: 15 parameters, the controls `retry.attempts` and `external.limit`, and the
+    timers `advert.every` and `rpc.timeout`."""
 
     chunk: ChunkConfig = ChunkConfig()
     checksum: ChecksumConfig = ChecksumConfig()
@@ -153,11 +165,12 @@ class OwlConfig(msgspec.Struct, frozen=True, kw_only=True):
     tracker: TrackerConfig = TrackerConfig()
     retry: RetryConfig = RetryConfig()
     external: ExternalConfig = ExternalConfig()
+    rpc: RpcConfig = RpcConfig()
 
 
-def deadline_s(length: int, attempts: int, idle_timeout_s: float) -> float:
+def deadline_s(length: int, attempts: int, idle_timeout_s: float, rpc_s: float = RPC_S) -> float:
     """The time that a get of `length` bytes may take: then it has ended, well or in an error (L1)."""
-    return 4 * length / FAIR_RATE + attempts * (idle_timeout_s + RPC_TRIES * RPC_S)
+    return 4 * length / FAIR_RATE + attempts * (idle_timeout_s + RPC_TRIES * rpc_s)
 
 
 def common_version(mine: str, theirs: str) -> int:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from zebra.rpc import Caller, RpcError
-from zebra.targets.owl.config import ADVERT_EVERY_S, DELEGATE_S
+from zebra.targets.owl.config import DELEGATE_SHARE
 from zebra.targets.owl.forest import BORROWED, UNROOTED, Edge, Forest, Loan
 from zebra.targets.owl.messages import Advertise, Delegate, EdgeClosed, Lent, Served, Trace, Traced
 from zebra.targets.owl.policies import Bucket, distance
@@ -42,6 +42,11 @@ class Delegation:
         self.withdrawn: dict[str, None] = {}
         self.seq = 0
 
+    @property
+    def timeout_s(self) -> float:
+        """Bound of an RPC between trackers."""
+        return DELEGATE_SHARE * self.node.config.rpc.timeout
+
     async def borrow(self, forest: Forest, peer: str, chunk: str, new: partial[Edge]) -> Edge | None:
         """An edge to a peer of another tracker that advertises the chunk, the nearest first."""
         if self.node.variant("safe.lent_never_borrows") and forest.has_lent_descendant(peer):  # D3
@@ -51,7 +56,7 @@ class Delegation:
             edge = new(parent="", source="", lender=tracker)
             ask = Delegate(chunk=chunk, for_peer=peer, edge=edge.id, avoid=tuple(self.tracker.failed(forest, peer)))
             try:
-                lent = await self.tracker.rpc.call(tracker, ask, DELEGATE_S)
+                lent = await self.tracker.rpc.call(tracker, ask, self.timeout_s)
             except RpcError:
                 continue
             if not lent.src:
@@ -70,7 +75,7 @@ class Delegation:
         forest = self.tracker.forests.get(chunk)
         if forest is None or self.node.variant("bug.lend_nothing"):
             return Lent()
-        found = []
+        found, failed = [], self.tracker.failed(forest, ask.for_peer)
         for other in forest.near(self.node.place_of(ask.for_peer), 2 * Bucket().uploads, CANDIDATES):
             top = forest.walk(other).top
             d1 = guard == "refuse" and not self.node.variant("bug.no_d1_d2")
@@ -78,7 +83,8 @@ class Delegation:
                 top != UNROOTED
                 and not (d1 and top == BORROWED)
                 and other not in ask.avoid
-                and self.tracker.is_offered(forest, ask.for_peer, other)
+                and other not in failed
+                and self.tracker.is_offered(other)
             ):
                 found.append((top == BORROWED, self.tracker.candidate(forest, other, 0)))
         if not found:
@@ -121,9 +127,8 @@ class Delegation:
         if lender == "?":
             return walk.path, False
         try:
-            rest = await self.tracker.rpc.call(
-                lender, Trace(chunk=chunk, peer=walk.path[-1], hops=hops - 1), DELEGATE_S
-            )
+            ask = Trace(chunk=chunk, peer=walk.path[-1], hops=hops - 1)
+            rest = await self.tracker.rpc.call(lender, ask, self.timeout_s)
         except RpcError:
             return walk.path, False
         return [*walk.path[:-1], *rest.path], rest.rooted
@@ -143,7 +148,7 @@ class Delegation:
 
     def send_adverts(self) -> None:
         """Tell every other tracker what we can lend, again before they forget it, and what we have of theirs."""
-        ttl, now = self.node.config.advert.ttl, self.loop.time()
+        advert, now = self.node.config.advert, self.loop.time()
         add: list[str] = []
         borrowed: list[Served] = []
         for chunk, forest in self.tracker.forests.items():
@@ -151,7 +156,7 @@ class Delegation:
                 if edge.lender:
                     borrowed.append(Served(chunk=chunk, parent=edge.parent, child=edge.child, edge=edge.id))
             if self.can_lend(forest):
-                if now - forest.advertised_s >= ttl / 2 - ADVERT_EVERY_S / 2:
+                if now - forest.advertised_s >= advert.ttl / 2 - advert.every / 2:
                     forest.advertised_s = now
                     add.append(chunk)
             elif forest.advertised_s > 0:
@@ -166,7 +171,7 @@ class Delegation:
                 add=tuple(add[:BATCH]),
                 drop=tuple(drop[:BATCH]),
                 borrowed=tuple(borrowed[:BATCH]),
-                ttl=ttl,
+                ttl=advert.ttl,
             )
             for tracker in self.node.peers("tracker"):
                 self.tracker.rpc.cast(tracker, cast)

@@ -14,6 +14,7 @@ from zebra.topology import Place
 
 EXT = "EXT"
 KEPT, BORROWED, UNROOTED = "kept", "borrowed", "unrooted"
+TOPS = (EXT, KEPT, BORROWED, UNROOTED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +59,9 @@ class Forest:
     picking: str = ""
     advertised_s: float = -1e9
     _uploads: dict[str, int] = field(default_factory=dict)
-    _free: dict[str, dict[str, None]] = field(default_factory=dict)
+    _offered: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _free: dict[int, dict[str, dict[str, None]]] = field(default_factory=dict)
+    """By limit of uploads and by place: the peers on offer that have fewer, so that nobody looks at those in vain."""
 
     # -- looking ---------------------------------------------------------------------------------------------
 
@@ -67,17 +70,38 @@ class Forest:
         path: list[str] = []
         while len(path) <= len(self.edges):
             path.append(peer)
-            if peer in self.kept:
-                return Walk(path=path, top=KEPT)
-            edge = self.edges.get(peer)
-            if edge is None:
-                return Walk(path=path, top=UNROOTED)
-            if edge.parent == EXT:
-                return Walk(path=path, top=EXT)
-            if edge.parent not in self.members:
-                return Walk(path=[*path, edge.parent], top=BORROWED)
-            peer = edge.parent
+            over = self._over(peer)
+            if over == BORROWED:
+                path.append(self.edges[peer].parent)
+            if over in TOPS:
+                return Walk(path=path, top=over)
+            peer = over
         return Walk(path=path, top=UNROOTED)  # a cycle: only with a planted bug
+
+    def top(self, peer: str, known: dict[str, str]) -> str:
+        """The top of a peer's walk; `known` holds what was found for others, so that many cost little more than one."""
+        path: list[str] = []
+        while peer not in known and len(path) <= len(self.edges):
+            path.append(peer)
+            over = self._over(peer)
+            if over in TOPS:
+                known[peer] = over
+            else:
+                peer = over
+        top = known.get(peer, UNROOTED)
+        known.update(dict.fromkeys(path, top))
+        return top
+
+    def _over(self, peer: str) -> str:
+        """What a peer stands on: its parent, if that is one of ours, or one of TOPS."""
+        if peer in self.kept:
+            return KEPT
+        edge = self.edges.get(peer)
+        if edge is None:
+            return UNROOTED
+        if edge.parent == EXT or edge.parent in self.members:
+            return edge.parent
+        return BORROWED
 
     def has_lent_descendant(self, peer: str) -> bool:
         """Whether another tracker's peer hangs below this one, as far as we lent it."""
@@ -100,11 +124,15 @@ class Forest:
 
     def near(self, place: Place, limit: int, most: int) -> Iterator[str]:
         """Peers with fewer uploads than `limit`, those near `place` first, at most `most` per distance."""
+        if limit not in self._free:
+            self._free[limit] = {}
+            for peer in self._offered:
+                self._enlist(peer, limit)
         seen: dict[str, None] = {}
         for key in _keys(place):
             tried = 0
-            for peer in self._free.get(key, ()):
-                if peer not in seen and self.uploads(peer) < limit:
+            for peer in self._free[limit].get(key, ()):
+                if peer not in seen:
                     seen[peer] = None
                     yield peer
                     tried += 1
@@ -140,21 +168,40 @@ class Forest:
         self._offer(peer, place)
 
     def _offer(self, peer: str, place: Place) -> None:
-        for key in _keys(place):
-            self._free.setdefault(key, {})[peer] = None
+        if peer not in self._offered:
+            self._offered[peer] = _keys(place)
+            for limit in self._free:
+                self._enlist(peer, limit)
 
-    def withdraw(self, peer: str, place: Place) -> None:
+    def _enlist(self, peer: str, limit: int) -> None:
+        if self.uploads(peer) < limit:
+            for key in self._offered[peer]:
+                self._free[limit].setdefault(key, {})[peer] = None
+
+    def _delist(self, peer: str, limit: int) -> None:
+        for key in self._offered[peer]:
+            self._free[limit].get(key, {}).pop(peer, None)
+
+    def withdraw(self, peer: str) -> None:
         """Let `near` find a peer no more, unless it still keeps the chunk or fetches it."""
-        if peer not in self.kept and peer not in self.edges:
-            for key in _keys(place):
-                self._free.get(key, {}).pop(peer, None)
+        if peer in self._offered and peer not in self.kept and peer not in self.edges:
+            for limit in self._free:
+                self._delist(peer, limit)
+            del self._offered[peer]
 
     def _count(self, parent: str, change: int) -> None:
-        count = self._uploads.get(parent, 0) + change
+        before = self._uploads.get(parent, 0)
+        count = before + change
         if count:
             self._uploads[parent] = count
         else:
             self._uploads.pop(parent, None)
+        if parent in self._offered:
+            for limit in self._free:
+                if before < limit <= count:
+                    self._delist(parent, limit)
+                elif count < limit <= before:
+                    self._enlist(parent, limit)
 
 
 def _keys(place: Place) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from zebra.events import Event
 from zebra.invariant import Violation, invariant
-from zebra.targets.owl.config import ADVERT_EVERY_S, DELEGATE_S, FAIR_RATE, RPC_S, deadline_s
+from zebra.targets.owl.config import DELEGATE_SHARE, FAIR_RATE, deadline_s
 from zebra.targets.owl.forest import EXT
 from zebra.targets.owl.models import EDGE, FAULT, LIFE, Edges, Faults, Settings
 from zebra.targets.owl.policies import BUCKETS
@@ -96,18 +96,18 @@ class CutThroughHonesty:
             held = self.received.get(event.node, {})
             self.received[event.node] = {chunk: end for chunk, end in held.items() if (event.node, chunk) in self.kept}
             return None
-        peer, chunk = event["peer"], event["chunk"]
-        if event.kind == "owl.recv":
-            held = self.received[peer]
-            held[chunk] = max(held.get(chunk, 0), event["off"] + event["len"])
-        elif event.kind == "owl.keep":
+        fields, kind = event.fields, event.kind
+        peer, chunk = fields["peer"], fields["chunk"]
+        if kind == "owl.keep":
             self.kept.add((peer, chunk))
-        elif event.kind == "owl.evict":
+        elif kind == "owl.evict":
             self.kept.discard((peer, chunk))
-        elif event["off"] + event["len"] > self.received[peer].get(chunk, 0):
-            return (
-                f"{peer} served {chunk} up to {event['off'] + event['len']}, holds {self.received[peer].get(chunk, 0)}"
-            )
+        else:
+            end, held = fields["off"] + fields["len"], self.received[peer].get(chunk, 0)
+            if kind == "owl.serve":
+                return f"{peer} served {chunk} up to {end}, holds {held}" if end > held else None
+            if end > held:
+                self.received[peer][chunk] = end
         return None
 
 
@@ -122,15 +122,17 @@ class Resume:
         if event.kind == "node.start":
             self.held[event.node] = {}
             return None
-        peer, chunk = event["peer"], event["chunk"]
+        fields = event.fields
+        peer, chunk = fields["peer"], fields["chunk"]
         if event.kind != "owl.recv":
-            if event.kind != "owl.verify" or event["ok"]:
+            if event.kind != "owl.verify" or fields["ok"]:
                 self.held[peer].pop(chunk, None)
             return None
-        edge, held = self.held[peer].get(chunk, ("", 0))
-        self.held[peer][chunk] = (event["edge"], event["off"] + event["len"])
-        if edge != event["edge"] and event["off"] != held:
-            return f"{peer} holds {held} bytes of {chunk} and begins at {event['off']} on edge {event['edge']}"
+        mine, edge, offset = self.held[peer], fields["edge"], fields["off"]
+        before, held = mine.get(chunk, ("", 0))
+        mine[chunk] = (edge, offset + fields["len"])
+        if before != edge and offset != held:
+            return f"{peer} holds {held} bytes of {chunk} and begins at {offset} on edge {edge}"
         return None
 
 
@@ -168,7 +170,8 @@ class ExternalEconomy:
         if len(mine) > limit:
             return Violation(f"{tracker} has {len(mine)} edges to the store for {chunk}, limit {limit}", tuple(mine))
         first = self.first.setdefault(chunk, {})
-        known_s = event.t - ADVERT_EVERY_S - DELEGATE_S
+        asked_s = DELEGATE_SHARE * self.settings.highest("rpc", "timeout")
+        known_s = event.t - self.settings.highest("advert", "every") - asked_s
         earlier = [e for t, e in first.items() if t == tracker or e.t < known_s]
         first.setdefault(tracker, event)
         if earlier and chunk not in self.tainted and event["bucket"] == "default" and not self.faults.any_since(0.0):
@@ -269,8 +272,10 @@ class Completion:
         return None
 
     def _limit_s(self, length: int) -> float:
-        return RPC_S + deadline_s(
-            length, self.settings.highest("retry", "attempts"), self.settings.highest("transfer", "idle_timeout")
+        highest = self.settings.highest
+        rpc_s = highest("rpc", "timeout")
+        return float(
+            rpc_s + deadline_s(length, highest("retry", "attempts"), highest("transfer", "idle_timeout"), rpc_s)
         )
 
 
@@ -284,6 +289,11 @@ class Repair:
         self.due: dict[tuple[str, str], tuple[float, Event]] = {}
 
     def check(self, event: Event) -> Violation | None:
+        if event.kind in ("owl.recv", "owl.verify", "owl.drop"):
+            key = (event["peer"], event["chunk"])
+            self.due.pop(key, None)
+            (self.complete.add if event.kind == "owl.verify" and event["ok"] else self.complete.discard)(key)
+            return None
         orphans = [e for e in self.edges.open.values() if e["src"] == event.node] if event.kind == "node.crash" else []
         self.settings.see(event)
         self.edges.see(event)
@@ -310,10 +320,6 @@ class Repair:
             crash = self.due[event["child"], event["chunk"]][1]  # out of one dead peer's hands into another's
             due_s = event.t + self.settings.of(event["child"], "transfer", "idle_timeout") + REPAIR_S
             self.due[event["child"], event["chunk"]] = (due_s, crash)
-        elif event.kind in ("owl.recv", "owl.verify", "owl.drop"):
-            key = (event["peer"], event["chunk"])
-            self.due.pop(key, None)
-            (self.complete.add if event.kind == "owl.verify" and event["ok"] else self.complete.discard)(key)
         elif event.kind == "clock":
             for (child, chunk), (due_s, crash) in self.due.items():
                 if event.t > due_s and not self.faults.hit(child, crash.t):
@@ -362,7 +368,7 @@ class TrackerLoss:
 
     def _known(self, event: Event) -> str | None:
         """Compare a registration's cache list with the cache; what changed while it was on its way does not count."""
-        peer, sent_s = event["peer"], event.t - RPC_S
+        peer, sent_s = event["peer"], event.t - self.settings.of(event["peer"], "rpc", "timeout")
         missing = [c for c, at in self.kept.get(peer, {}).items() if at < sent_s and c not in event["cached"]]
         extra = [c for c in event["cached"] if self.evicted.get(peer, {}).get(c, event.t) < sent_s]
         if (missing or extra) and not self.faults.hit(event.node, sent_s):

@@ -31,16 +31,21 @@ class Settings:
 
     def __init__(self) -> None:
         self.configs: dict[str, dict[str, Any]] = {}
+        self._highest: dict[tuple[str, str], Any] = {}
 
     def see(self, event: Event) -> None:
         if event.kind == "node.start":
             self.configs[event.node] = event["config"]
+            self._highest.clear()
 
     def of(self, node: str, group: str, name: str) -> Any:
         return self.configs[node][group][name]
 
     def highest(self, group: str, name: str) -> Any:
-        return max((config[group][name] for config in self.configs.values()), default=0)
+        key = (group, name)
+        if key not in self._highest:  # asked at every get
+            self._highest[key] = max((config[group][name] for config in self.configs.values()), default=0)
+        return self._highest[key]
 
 
 class Faults:
@@ -114,12 +119,12 @@ class Edges:
         self.parent: dict[tuple[str, str], str] = {}
 
     def see(self, event: Event) -> None:
-        kind = event.kind
+        kind, fields = event.kind, event.fields
         if kind in ("edge.open", "edge.adopt"):
-            edge, child = event["edge"], event["child"]
+            edge, child = fields["edge"], fields["child"]
             self.open[edge], self._owner[edge] = event, event.node
             self._of.setdefault(child, {})[edge] = None
-            self.parent[event["chunk"], child] = event["parent"]
+            self.parent[fields["chunk"], child] = fields["parent"]
         elif kind == "edge.close":
             if self._owner.get(event["edge"]) == event.node:
                 self._close(event["edge"])
@@ -133,11 +138,13 @@ class Edges:
                 self._owner[edge] = ""  # a tracker without memory: nobody answers for it until it is adopted
 
     def _close(self, edge: str) -> None:
-        event = self.open.pop(edge)
+        fields = self.open.pop(edge).fields
         del self._owner[edge]
-        self._of[event["child"]].pop(edge, None)
-        if not any(self.open[e]["chunk"] == event["chunk"] for e in self._of[event["child"]]):
-            self.parent.pop((event["chunk"], event["child"]), None)
+        child, chunk = fields["child"], fields["chunk"]
+        mine = self._of[child]
+        mine.pop(edge, None)
+        if not any(self.open[e].fields["chunk"] == chunk for e in mine):
+            self.parent.pop((chunk, child), None)
 
     def owner(self, edge: str) -> str:
         """The tracker that answers for an edge."""

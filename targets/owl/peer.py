@@ -19,7 +19,6 @@ from zebra.targets.owl.config import (
     BACKOFF_MAX_S,
     BACKOFF_S,
     CODECS,
-    RPC_S,
     WAIT_S,
     OwlConfig,
     deadline_s,
@@ -144,7 +143,7 @@ class Peer:
         self.spawn(self.heartbeat(leaving=True))
         await self.uploads.leave()
         if self.tasks:
-            await asyncio.wait(list(self.tasks), timeout=RPC_S)
+            await asyncio.wait(list(self.tasks), timeout=self.node.config.rpc.timeout)
 
     # -- getting ---------------------------------------------------------------------------------------------
 
@@ -170,7 +169,8 @@ class Peer:
 
     def limit_s(self, manifest: Manifest) -> float:
         """How long a get may take before it ends in an error."""
-        return deadline_s(manifest.length, self.node.config.retry.attempts, self.node.config.transfer.idle_timeout)
+        config = self.node.config
+        return deadline_s(manifest.length, config.retry.attempts, config.transfer.idle_timeout, config.rpc.timeout)
 
     async def assemble(self, manifest: Manifest) -> Blob:
         """The object's chunks, `fetch.parallel` at a time, in order."""
@@ -275,7 +275,8 @@ class Peer:
     async def fetch_from(self, source: Source, transfer: Transfer) -> str:
         """Fetch what is missing of a chunk; "" once it is complete and verified, else why that source is of no use."""
         try:
-            async with await self.rpc.stream(source.src, self.request(source, transfer), RPC_S) as stream:
+            answer_s = self.node.config.rpc.timeout
+            async with await self.rpc.stream(source.src, self.request(source, transfer), answer_s) as stream:
                 transfer.stream = stream
                 while True:
                     idle_s = self.node.config.transfer.idle_timeout
@@ -340,13 +341,13 @@ class Peer:
             blob = blob.decompress(frame.codec)
         except ValueError:
             return "checksum"
-        if transfer.held + len(blob) > piece.length and not self.node.variant("bug.no_length_check"):
+        size = len(blob)
+        if transfer.held + size > piece.length and not self.node.variant("bug.no_length_check"):
             return "length"
         self.node.emit(
-            "owl.recv", peer=self.node.name, chunk=piece.chunk, off=transfer.held, len=len(blob), edge=source.edge
+            "owl.recv", peer=self.node.name, chunk=piece.chunk, off=transfer.held, len=size, edge=source.edge
         )
-        transfer.content += blob
-        transfer.notify()
+        transfer.add(blob)
         return ""
 
     def verify(self, end: End, transfer: Transfer) -> str:

@@ -94,9 +94,14 @@ def keeps(policy: str, superpeer: bool, copies: int) -> bool:
     return {"keep": True, "superpeers": superpeer, "copies": superpeer or copies < COPIES}[policy]
 
 
+def evicts(policy: str) -> bool:
+    """Whether a policy ever tells a peer to evict what it was told to keep."""
+    return policy == "copies"
+
+
 def to_evict(policy: str, copies: Sequence[str], superpeers: int) -> Sequence[str]:
     """The ordinary peers, of those that keep a chunk, that are told to evict it because superpeers keep it now."""
-    if policy != "copies":
+    if not evicts(policy):
         return ()
     return copies[: max(0, len(copies) + superpeers - COPIES)]
 

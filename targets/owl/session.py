@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from zebra.node import Node
 from zebra.rpc import Request, Rpc, RpcError, Unreachable
-from zebra.targets.owl.config import BACKOFF_S, RPC_S, RPC_TRIES, OwlConfig
+from zebra.targets.owl.config import BACKOFF_S, RPC_TRIES, OwlConfig
 from zebra.targets.owl.messages import NotRegistered, Register, VersionMismatch
 from zebra.targets.owl.policies import weight
 
@@ -32,7 +32,7 @@ class Session:
             tracker = await self.join()
             for _ in range(RPC_TRIES):
                 try:
-                    return await self.rpc.call(tracker, request, RPC_S)
+                    return await self.rpc.call(tracker, request, self.node.config.rpc.timeout)
                 except NotRegistered:
                     self.lose(tracker, avoid=False)
                     break
@@ -60,7 +60,8 @@ class Session:
             while not self.tracker:
                 tracker = self.pick()
                 try:
-                    ack = await self.rpc.call(tracker, self.describe(tuple(self._before)), RPC_S)
+                    register, timeout_s = self.describe(tuple(self._before)), self.node.config.rpc.timeout
+                    ack = await self.rpc.call(tracker, register, timeout_s)
                 except VersionMismatch:
                     raise
                 except RpcError:

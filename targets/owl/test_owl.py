@@ -9,16 +9,17 @@ from contextlib import asynccontextmanager
 import pytest
 
 from zebra.cluster import Cluster
-from zebra.targets.owl.config import ADVERT_EVERY_S
 from zebra.targets.owl.selectors import roots
-
-HEARD_S = 1.5 * ADVERT_EVERY_S
-"""After so long every tracker has heard of what another one can lend."""
 
 
 def chunk_size(cluster: Cluster) -> int:
     """The longest chunk that any peer cuts."""
     return max(int(cluster.config_of(peer).chunk.size) for peer in cluster.nodes("peer"))
+
+
+def heard_s(cluster: Cluster) -> float:
+    """After so long every tracker has heard of what another one can lend."""
+    return 1.5 * max(float(cluster.config_of(tracker).advert.every) for tracker in cluster.nodes("tracker"))
 
 
 def idle_timeout_s(cluster: Cluster) -> float:
@@ -82,7 +83,7 @@ async def test_chunks_cross_every_divide(cluster: Cluster) -> None:
     for first in ("peer-1", "peer-2"):
         obj = await cluster.client.publish(size=chunk_size(cluster) * 3 // 2, bucket="hot")
         await cluster.client.fetch(obj, first)
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(heard_s(cluster))
         await cluster.client.fetch_everywhere(obj, others(cluster, first))
 
 
@@ -91,9 +92,9 @@ async def test_slow_store_is_waited_for(cluster: Cluster) -> None:
     """The store pauses for longer than any idle timeout: who waits for it keeps its children by keepalives."""
     tops = [(await cluster.client.publish(size="1MiB", bucket="hot"), peer) for peer in ("peer-1", "peer-2")]
     silence_s = 1.3 * idle_timeout_s(cluster)
-    await throttle(cluster, 2 * HEARD_S + silence_s)
+    await throttle(cluster, 2 * heard_s(cluster) + silence_s)
     async with fetching(cluster, *((obj, [top]) for obj, top in tops)):
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(heard_s(cluster))
         async with fetching(cluster, *((obj, others(cluster, top)) for obj, top in tops)):
             await asyncio.sleep(silence_s)
             await throttle(cluster, 0)
@@ -103,15 +104,15 @@ async def test_slow_store_is_waited_for(cluster: Cluster) -> None:
 async def test_tops_of_trees_lose_the_store(cluster: Cluster) -> None:
     """Each tracker has a peer at the top of a tree in which the other's peer hangs; then the store breaks off."""
     tops = [(await cluster.client.publish(size="2MiB"), peer) for peer in cluster.nodes("peer")]
-    pause_s = 4 * HEARD_S
+    pause_s = 4 * heard_s(cluster)
     await throttle(cluster, pause_s)
     async with fetching(cluster, *((obj, [top]) for obj, top in tops)):
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(heard_s(cluster))
         async with fetching(cluster, *((obj, others(cluster, top)) for obj, top in tops)):
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(heard_s(cluster))
             for store in cluster.nodes("store"):
                 await cluster.client.cut_reads(store, pause_s)
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(heard_s(cluster))
             await throttle(cluster, 0)
 
 
@@ -131,19 +132,19 @@ async def test_cached_content_outlives_the_store(cluster: Cluster) -> None:
 async def test_crossed_trees_lose_the_store(cluster: Cluster) -> None:
     """Two trackers each have a tree of one chunk and a peer in the other's tree; then both trees lose the store."""
     obj = await cluster.client.publish(size="2MiB")
-    pause_s = 5 * HEARD_S
+    pause_s = 5 * heard_s(cluster)
     await throttle(cluster, pause_s)
     async with fetching(cluster, (obj, ["peer-1", "peer-2"])):
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(heard_s(cluster))
         await cluster.client.push_policy(
             "default", external_limit=4, uploads=0
         )  # a mistake: nobody may serve his neighbours
         async with fetching(cluster, (obj, ["peer-3", "peer-4"])):
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(heard_s(cluster))
             await cluster.client.push_policy("default", external_limit=4, uploads=4)
             for store in cluster.nodes("store"):
                 await cluster.client.cut_reads(store, pause_s)
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(heard_s(cluster))
             await throttle(cluster, 0)
 
 

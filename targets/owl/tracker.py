@@ -12,7 +12,7 @@ from functools import partial
 from zebra.node import Node
 from zebra.rpc import Caller, Rpc
 from zebra.targets.owl import policies
-from zebra.targets.owl.config import ADVERT_EVERY_S, EXTERNAL_AFTER, FORGET_S, OwlConfig, common_version
+from zebra.targets.owl.config import EXTERNAL_AFTER, FORGET_S, OwlConfig, common_version
 from zebra.targets.owl.delegation import CANDIDATES, Delegation
 from zebra.targets.owl.forest import BORROWED, EXT, UNROOTED, Edge, Forest
 from zebra.targets.owl.messages import (
@@ -88,7 +88,7 @@ class Tracker:
         await self.node.ready()
         try:
             while True:
-                await asyncio.sleep(ADVERT_EVERY_S)
+                await asyncio.sleep(self.node.config.advert.every)
                 self.expire()
                 self.delegation.send_adverts()
         except asyncio.CancelledError:
@@ -100,7 +100,7 @@ class Tracker:
         while self.members and self.node.up("tracker"):
             for peer in self.members:
                 self.rpc.cast(peer, Move())
-            await asyncio.sleep(ADVERT_EVERY_S / 4)
+            await asyncio.sleep(self.node.config.advert.every / 4)
 
     # -- membership ------------------------------------------------------------------------------------------
 
@@ -264,33 +264,33 @@ class Tracker:
         guard = self.node.config.delegation.loop_guard
         blind = self.node.variant("bug.no_d2") or self.node.variant("bug.no_d1_d2")
         stuck = guard == "refuse" and not blind and forest.has_lent_descendant(peer)
-        found = []
+        has_children = forest.uploads(peer) > 0
+        failed, tops, found = self.failed(forest, peer), dict[str, str](), []
         for other in forest.near(self.node.place_of(peer), bucket.uploads, CANDIDATES):
-            if other == peer or not self.is_offered(forest, peer, other):
+            if other == peer or other in failed or not self.is_offered(other):
                 continue
-            walk = forest.walk(other)
-            if peer in walk.path and not self.node.variant("bug.descendant"):
+            below = has_children and peer in forest.walk(other).path
+            if below and not self.node.variant("bug.descendant"):
                 continue
-            if walk.top == UNROOTED and not (self.node.variant("bug.descendant") and peer in walk.path):
+            top = forest.top(other, tops)
+            if top == UNROOTED and not below:
                 continue
-            if stuck and walk.top == BORROWED:  # D2
+            if stuck and top == BORROWED:  # D2
                 continue
             found.append(self.candidate(forest, other, have))
             if len(found) == CANDIDATES:
                 break
         return found
 
-    def is_offered(self, forest: Forest, peer: str, other: str) -> bool:
-        """Whether a peer may be anybody's source now, and has not failed this one."""
-        member = self.members.get(other)
-        if (
-            member is None
-            or member.suspected
-            or member.leaving
-            or self.loop.time() - member.heard_s > self.node.config.lease.ttl
-        ):
-            return False
-        return other not in self.failed(forest, peer)
+    def is_offered(self, peer: str) -> bool:
+        """Whether a peer may be anybody's source now."""
+        member = self.members.get(peer)
+        return (
+            member is not None
+            and not member.suspected
+            and not member.leaving
+            and self.loop.time() - member.heard_s <= self.node.config.lease.ttl
+        )
 
     def candidate(self, forest: Forest, peer: str, have: int) -> Candidate:
         edge = forest.edges.get(peer)
@@ -352,18 +352,23 @@ class Tracker:
             forest.picking = ""
         self.close(chunk, peer, "done" if ask.ok else "given_up")
         forest.failed.pop(peer, None)
-        others = [p for p in forest.kept if p != peer and p in self.members]
-        ordinary = [p for p in others if not self.members[p].superpeer]
-        keep = ask.ok and not member.leaving and policies.keeps(bucket.caching, member.superpeer, len(others))
+        others = len(forest.kept) - (peer in forest.kept)
+        keep = ask.ok and not member.leaving and policies.keeps(bucket.caching, member.superpeer, others)
         if keep:
             self.node.emit("owl.told", peer=peer, chunk=chunk, keep=True)
             self.keep(peer, chunk)
-            superpeers = len(others) - len(ordinary) + member.superpeer
-            for other in policies.to_evict(bucket.caching, ordinary, superpeers) if superpeers else ():
-                self.node.emit("owl.told", peer=other, chunk=chunk, keep=False)
-                self.members[other].evict[chunk] = None
-                self.unkeep(other, chunk, told=True)
+            if policies.evicts(bucket.caching):
+                self.evict(forest, chunk, bucket, peer)
         return DoneAck(keep=keep)
+
+    def evict(self, forest: Forest, chunk: str, bucket: Bucket, peer: str) -> None:
+        """Tell those to evict a chunk who keep too many copies of it, now that `peer` keeps one."""
+        ordinary = [p for p in forest.kept if p != peer and not self.members[p].superpeer]
+        superpeers = len(forest.kept) - len(ordinary) - (not self.members[peer].superpeer)
+        for other in policies.to_evict(bucket.caching, ordinary, superpeers) if superpeers else ():
+            self.node.emit("owl.told", peer=other, chunk=chunk, keep=False)
+            self.members[other].evict[chunk] = None
+            self.unkeep(other, chunk, told=True)
 
     # -- the forests -----------------------------------------------------------------------------------------
 
@@ -391,7 +396,7 @@ class Tracker:
             return
         if peer in self.members:
             self.members[peer].edges.pop(chunk, None)
-        forest.withdraw(peer, self.node.place_of(peer))
+        forest.withdraw(peer)
         self.node.emit(
             "edge.close", edge=edge.id, chunk=chunk, child=peer, parent=edge.parent, src=edge.source, why=why
         )
@@ -411,7 +416,7 @@ class Tracker:
                 member.evict.pop(chunk, None)
         if chunk in self.forests:
             self.forests[chunk].kept.pop(peer, None)
-            self.forests[chunk].withdraw(peer, self.node.place_of(peer))
+            self.forests[chunk].withdraw(peer)
 
     def bucket(self, manifest: Manifest) -> Bucket:
         return self.buckets.get(manifest.bucket, self.buckets["default"])

@@ -8,30 +8,33 @@ from typing import Any
 from zebra.blob import Blob
 from zebra.rpc import Stream
 from zebra.targets.owl.messages import Manifest, Piece, Source
+from zebra.waiter import Waiter
 
 EMPTY = Blob.of(b"")
 
 
 class Transfer:
-    """One chunk on its way to us. `round` counts the times that it was begun at 0."""
+    """One chunk on its way to us: of its `content` so many bytes are `held`, `round` counts the times it began at 0."""
 
     def __init__(self, piece: Piece, manifest: Manifest, loop: asyncio.AbstractEventLoop) -> None:
         self.piece, self.manifest = piece, manifest
-        self.content, self.round = EMPTY, 0
+        self.content, self.held, self.round = EMPTY, 0, 0
         self.source: Source | None = None
         self.stream: Stream[Any] | None = None
         self.verified = False
         self.finished: asyncio.Future[Blob] = loop.create_future()
         self._loop = loop
-        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._followers: dict[Waiter, None] = {}
 
-    @property
-    def held(self) -> int:
-        return len(self.content)
+    def add(self, blob: Blob) -> None:
+        """Bytes that follow those held."""
+        self.content += blob
+        self.held = len(self.content)
+        self.notify()
 
     def restart(self) -> None:
         """Forget what is held: whoever we forwarded it to has to begin again too."""
-        self.content, self.round = EMPTY, self.round + 1
+        self.content, self.held, self.round = EMPTY, 0, self.round + 1
         self.notify()
 
     def fail(self, error: Exception) -> None:
@@ -39,22 +42,16 @@ class Transfer:
         self.finished.exception()
         self.notify()
 
+    def follow(self) -> Waiter:
+        """What is woken at each change, for who forwards the chunk to a child; to be given back to `unfollow`."""
+        follower = Waiter(self._loop)
+        self._followers[follower] = None
+        return follower
+
+    def unfollow(self, follower: Waiter) -> None:
+        del self._followers[follower]
+        follower.close()
+
     def notify(self) -> None:
-        for waiter in self._waiters:
-            _wake(waiter)
-
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until there is something new to forward, or for so long."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters[waiter] = None
-        timer = self._loop.call_later(timeout_s, _wake, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            del self._waiters[waiter]
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+        for follower in self._followers:
+            follower.wake()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 
 from zebra.blob import Blob
 from zebra.node import Node
@@ -12,6 +12,7 @@ from zebra.targets.owl.cache import Cache
 from zebra.targets.owl.config import OwlConfig, common_version
 from zebra.targets.owl.messages import Data, End, Fetch, Flip, NotFound, Ok, Served, VersionMismatch
 from zebra.targets.owl.transfer import EMPTY, Transfer
+from zebra.waiter import Waiter
 
 KEY = "owl-psk"
 
@@ -52,18 +53,23 @@ class Uploads:
             if transfer is None and kept is None:
                 self.cache.lost(ask.chunk)
                 raise NotFound(f"{self.node.name} does not have {ask.chunk}")
-            async for frame in (
-                self.forward(transfer, ask) if transfer is not None else self.send(kept or EMPTY, ask, ask.offset)
-            ):
-                yield frame
-            if kept is not None:
+            if transfer is not None:
+                follower = transfer.follow()
+                try:
+                    async for frame in self.forward(transfer, ask, follower):
+                        yield frame
+                finally:
+                    transfer.unfollow(follower)
+            elif kept is not None:
+                for frame in self.frames(kept, ask, ask.offset):
+                    yield frame
                 yield self.end(kept)
         finally:
             self.going.pop(ask.edge, None)
             if not self.going:
                 self._idle.set()
 
-    async def forward(self, transfer: Transfer, ask: Fetch) -> AsyncIterator[Data | End]:
+    async def forward(self, transfer: Transfer, ask: Fetch, follower: Waiter) -> AsyncIterator[Data | End]:
         """Frames of a chunk that we are fetching ourselves: keepalives while there is nothing new."""
         offset, round_ = ask.offset, transfer.round
         keepalive_s = ask.keepalive_s or self.node.config.transfer.idle_timeout / 2
@@ -75,7 +81,7 @@ class Uploads:
                 yield End(why="tainted")
                 return
             if transfer.held > offset:
-                async for frame in self.send(transfer.content, ask, offset):
+                for frame in self.frames(transfer.content, ask, offset):
                     offset += frame.length
                     yield frame
             elif transfer.verified:
@@ -85,11 +91,11 @@ class Uploads:
                 yield End(why="upstream")
                 return
             else:
-                await transfer.changed(keepalive_s)
+                await follower.wait(keepalive_s)
                 if transfer.held <= offset and transfer.round == round_ and not transfer.finished.done():
                     yield Data(offset=offset, length=0, content=EMPTY)
 
-    async def send(self, content: Blob, ask: Fetch, offset: int) -> AsyncIterator[Data]:
+    def frames(self, content: Blob, ask: Fetch, offset: int) -> Iterator[Data]:
         """What we hold from an offset on, in frames."""
         config = self.node.config.transfer
         codec = config.codec if config.codec in ask.accept_codecs else "none"
@@ -98,10 +104,11 @@ class Uploads:
         cipher = ("psk" if encrypt else "off") if ask.encryption else ""
         if self.node.variant("bug.serve_ahead") and offset + frame_max >= len(content):
             content += self.node.blob(0, frame_max)
-        while offset < len(content):
+        end = len(content)
+        while offset < end:
             if self.leaving:
                 return
-            stop = min(offset + frame_max, len(content))
+            stop = min(offset + frame_max, end)
             blob = content.slice(offset, stop)
             if self.flip_next:
                 self.flip_next = False

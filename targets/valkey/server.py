@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from typing import Any
 
 from zebra.errors import TargetError
@@ -17,8 +18,8 @@ START_S = 10.0
 LOOK_S = 0.01
 STOP_S = 2.0
 ASK_S = 0.5
-LOG_LINES = 3
-"""How much of its log a server that ended unexpectedly is quoted with."""
+LOG_LINES, END_BYTES = 3, 4096
+"""How much of its log a server that ended unexpectedly is quoted with: lines, out of so many bytes."""
 
 
 class Server:
@@ -38,13 +39,14 @@ class Server:
         lines = [f"bind {host}", f"port {port}", f"dir {self.node.directory}", 'save ""', *self.assigned()]
         if primary:
             lines.append("replicaof {} {}".format(*await self.node.reach(primary, PORT)))
-        file, log = self.node.directory / "valkey.conf", self.node.directory / "log"
+        file = self.node.directory / "valkey.conf"
         file.write_text("\n".join(lines) + "\n")
         environment = {**os.environ, **self.node.environment}
-        with open(log, "ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                server_path(), str(file), cwd=self.node.directory, env=environment, stdout=output, stderr=output
-            )
+        process = await asyncio.create_subprocess_exec(
+            server_path(), str(file), cwd=self.node.directory, env=environment, stdout=PIPE, stderr=STDOUT
+        )
+        end = bytearray()
+        passing = asyncio.create_task(pass_on(process, end))
         try:
             await self.report(await self.answers(process, host, port))
             await self.node.ready()
@@ -54,7 +56,8 @@ class Server:
                 raise
         finally:
             await stop(process)
-        last = " | ".join(log.read_text(errors="replace").split("\n")[-LOG_LINES - 1 :]).strip(" |")
+            await asyncio.wait([passing], timeout=STOP_S)
+        last = " | ".join(end.decode(errors="replace").split("\n")[-LOG_LINES - 1 :]).strip(" |")
         raise TargetError(f"valkey-server ended with {process.returncode}: {last}")
 
     def assigned(self) -> list[str]:
@@ -117,6 +120,15 @@ class Replica(Server):
     """Follows the primary."""
 
     follows = "primary-1"
+
+
+async def pass_on(process: asyncio.subprocess.Process, end: bytearray) -> None:
+    """Make what a server writes this node's own output; the last of it is kept in `end`."""
+    assert process.stdout is not None
+    while data := await process.stdout.read(1 << 16):
+        print(data.decode(errors="replace"), end="")
+        end += data
+        del end[:-END_BYTES]
 
 
 async def stop(process: asyncio.subprocess.Process) -> None:

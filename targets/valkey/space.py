@@ -98,17 +98,13 @@ def __getattr__(name: str) -> Any:
 def texts() -> frozenset[str]:
     """The parameters whose values are free text, which the server may show in another form than it was given."""
     hints = config_type().__annotations__
-    kinds = {name: hints[field].__origin__ for field, name in zip(*_names(), strict=True)}
-    return frozenset(name for name, kind in kinds.items() if kind is str)
-
-
-def _names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return config_type().__struct_fields__, config_type().__struct_encode_fields__
+    names = zip(config_type().__struct_fields__, config_type().__struct_encode_fields__, strict=True)
+    return frozenset(name for field, name in names if hints[field].__origin__ is str)
 
 
 def shown(config: Any) -> dict[str, Value]:
     """A node's parameters under the server's own names."""
-    return dict(zip(_names()[1], msgspec.structs.astuple(config), strict=True))
+    return dict(zip(config.__struct_encode_fields__, msgspec.structs.astuple(config), strict=True))
 
 
 def field_name(parameter: str) -> str:

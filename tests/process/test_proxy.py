@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -68,8 +69,7 @@ async def bench() -> AsyncIterator[Bench]:
                   lambda address: "client")  # fmt: skip
     server = await asyncio.start_server(echo, HOST, 0)
     listener = await proxy.listen((HOST, 0), "server", (HOST, server.sockets[0].getsockname()[1]))
-    assert listener.server is not None
-    made = Bench(proxy, listener.server.sockets[0].getsockname()[1])
+    made = Bench(proxy, listener.address[1])
     try:
         yield made
     finally:
@@ -318,3 +318,29 @@ async def datagrams(toxics: tuple[Toxic, ...]) -> str:
     proxy.close()
     await asyncio.sleep(0.01)
     return b"".join(box.got).decode()
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_proxy_that_closes_while_it_connects_leaves_no_socket_open() -> None:
+    async def run() -> socket.socket:
+        full = socket.create_server((HOST, 0), backlog=0)  # takes one more connection, and answers no further SYN
+        waiting = [socket.socket() for _ in range(3)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        proxy = Proxy(asyncio.get_running_loop(), 0, lambda *_: (), lambda address: "client")
+        listener = await proxy.listen((HOST, 0), "server", full.getsockname())
+        _, writer = await asyncio.open_connection(HOST, listener.address[1])
+        while not proxy.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        connecting = next(iter(proxy.connections))._connecting
+        assert connecting is not None
+        listener.close()
+        proxy.close()
+        writer.transport.abort()
+        for sock in (full, *waiting):
+            sock.close()
+        await asyncio.sleep(0.02)
+        return connecting
+
+    assert asyncio.run(run()).fileno() == -1

@@ -183,18 +183,47 @@ def test_a_lost_confirmed_write_and_a_stray_one_are_seen() -> None:
     assert stray.violation is not None and "replica-1 db0: has besides 1 keys (stray)" in stray.violation.message
 
 
+CAMPAIGN = """
+import dataclasses
+from typing import Annotated
+import msgspec, pytest
+from zebra import Param
+from zebra.targets.valkey import target
+from zebra.targets.valkey.space import OWN, field_name
+
+hints = target().config.__annotations__
+varied = {name: hints[name] for name in ("databases", "dir", "disable_thp")}
+held = {field_name(name): Annotated[hints[field_name(name)].__origin__, Param(why="held")] for name in OWN}
+fields = [f for f in msgspec.structs.fields(target().config) if f.name in varied | held]
+Config = msgspec.defstruct("Config", [(f.name, (varied | held)[f.name], f.default) for f in fields], frozen=True,
+                           kw_only=True, rename={f.name: f.encode_name for f in fields}, module=__name__)
+
+@pytest.mark.zebra(dataclasses.replace(target(), config=Config), timeout="40s")
+async def test_few(cluster):
+    await cluster.client.compare("start")
+    await cluster.client.load("stream", {node: cluster.config_of(node) for node in cluster.nodes()})
+    await cluster.client.compare("the command stream")
+"""
+"""Three parameters and the first phase of the scenario: `requires` looks at all of a space, run by run."""
+
+
 def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) -> None:
-    options = ["--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d[ai]*", f"--zebra-report={tmp_path}"]
-    plain = [sys.executable, "-m", "pytest", "-q", "-p", "zebra", "-p", "no:cacheprovider"]
-    command = [*plain, "--pyargs", "zebra.targets.valkey", *options]
+    (tmp_path / "test_few.py").write_text(CAMPAIGN)
+    options = ["--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d*"]
+    command = [sys.executable, "-m", "pytest", "-p", "zebra", "-p", "no:cacheprovider", "test_few.py", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    result = CampaignResult.load(tmp_path / "campaign.json")
+    result = CampaignResult.load(tmp_path / "zebra-report" / "campaign.json")
     verdicts = {parameter.name: parameter for parameter in result.parameters}
     found = verdicts["valkey.databases"]
-    assert found.verdict == "unsafe" and found.direction != "both", done.stdout
-    assert found.evidence is not None and found.evidence.replay.startswith(("zebra1.", str(tmp_path)))
+    assert found.verdict == "unsafe" and found.direction == "primary>replica", done.stdout
+    assert found.values in (["16", "4"], ["64", "16"]), "the primary has more than the replica"
+    assert found.evidence is not None and found.evidence.replay.startswith("zebra1.")
     assert verdicts["valkey.disable-thp"].verdict == "safe"
     assert verdicts["valkey.dir"].verdict == "untested" and "reserved" in verdicts["valkey.dir"].note
+    assert result.unexplained == 0 and result.reads_unseen
+    assert "what the servers read cannot be observed" in done.stdout
+    output = (tmp_path / "zebra-report" / "output" / "valkey.databases" / "primary-1.stdout").read_text()
+    assert "Ready to accept connections" in output
 
 
 # -- the finding, shown by hand on two servers -------------------------------------------------------------------

@@ -40,13 +40,13 @@ def test_functions_stay_callable_after_their_modules_are_imported() -> None:
 
 
 LAYERS = (
-    ("errors", "units"),
+    ("errors", "units", "waiter"),
     ("events", "topology", "blob", "registry", "proxy"),
-    ("params", "invariant"),
+    ("params", "invariant", "structure"),
     ("workload", "node"),
     ("rpc", "substrate"),
     ("injection",),
-    ("substrate/process", "target", "cluster"),
+    ("substrate/process", "target", "cluster", "output"),
     ("run",),
     ("campaign", "report", "testing", "determinism"),
     ("plugin", "session"),

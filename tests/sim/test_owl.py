@@ -78,7 +78,8 @@ def test_scenarios_together_exercise_every_invariant() -> None:
 
 def test_owl_is_found_by_its_name() -> None:
     assert find_target("owl") is TARGET
-    assert len(TARGET.space) == 17
+    assert len(TARGET.space.matching()) == 17
+    assert set(TARGET.space) - set(TARGET.space.matching()) == {"owl.advert.every", "owl.rpc.timeout"}
 
 
 def test_disjoint_versions_are_refused_loudly() -> None:

@@ -14,6 +14,7 @@ import pytest
 import zebra
 from zebra import Blob, RunSpec, Target, Topology
 from zebra.substrate import Pairs
+from zebra.substrate.decisions import RECORDED_MAX
 from zebra.substrate.sim.stream import GIVE_UP_S, WINDOW
 
 
@@ -211,6 +212,9 @@ def test_a_loss_on_a_stream_costs_a_retransmission() -> None:
         assert effect.hits == pytest.approx(200 * 0.3 / 0.7, rel=0.3)
         assert slow == pytest.approx(60, rel=0.3)
         assert lab.now - began > 60 * 0.2
+        told = lab.cluster.history.of("link.effect")
+        assert len(told) == effect.hits
+        assert {(e["what"], e["over"], e["source"], e["bytes"]) for e in told} == {("loss", "stream", "host-2", 5)}
 
     run(scenario)
 
@@ -503,8 +507,7 @@ def test_datagrams_are_lost_doubled_and_overtaken_as_often_as_asked(
                 await asyncio.sleep(20e-6)
 
         got = await lab.on("host-1", receive)
-        if settings:
-            await lab.links.add(lab.one_way("host-2", "host-1"), **settings)
+        effect = await lab.links.add(lab.one_way("host-2", "host-1"), **settings)
         await lab.on("host-2", send)
         await asyncio.sleep(1.0)
         unique = set(got)
@@ -512,6 +515,9 @@ def test_datagrams_are_lost_doubled_and_overtaken_as_often_as_asked(
         assert 1 - len(unique) / count == pytest.approx(lost, rel=0.15)
         assert len(got) / len(unique) - 1 == pytest.approx(extra, rel=0.15)
         assert late / count == pytest.approx(overtaken, rel=0.25)
+        told = [(event["what"], event["over"]) for event in lab.cluster.history.of("link.effect")]
+        kind = next(iter(settings), "")
+        assert told == [(kind, "datagram")] * min(effect.hits, RECORDED_MAX)
 
     run(scenario, jitter=0.2)
 

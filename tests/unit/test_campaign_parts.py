@@ -75,10 +75,11 @@ def test_mixed_gives_one_value_to_some_and_another_to_the_rest() -> None:
 # -- pool ---------------------------------------------------------------------------------------------------------
 
 
-def search(names: Sequence[str], guilty: set[str]) -> tuple[set[str], int]:
-    """The suspects that a noiseless search ends in, and its runs."""
+def search(names: Sequence[str], guilty: set[str], pools: int = 1) -> tuple[set[str], int]:
+    """The suspects that a noiseless search ends in, and its runs; each of the pools has a case of every parameter."""
     decided: set[str] = set()
-    pending = Search([[case(name) for name in names]], lambda c: c.parameter not in decided)
+    cases = [[case(name, f"node-{pool}") for name in names] for pool in range(pools)]
+    pending = Search(cases, lambda c: c.parameter not in decided)
     runs = 0
     while True:
         batch = pending.next_batch()
@@ -98,6 +99,7 @@ def test_a_noiseless_search_finds_exactly_the_guilty(count: int, data: st.DataOb
     found, runs = search(names, guilty)
     assert found == guilty
     assert runs <= 1 + 2 * len(guilty) * (count.bit_length() + 1)
+    assert search(names, guilty, pools=5)[0] == guilty, "a culprit that was found by another pool accuses nobody else"
 
 
 def test_a_clean_pool_costs_one_run_and_one_culprit_costs_a_halving() -> None:

@@ -96,6 +96,7 @@ def test_a_campaign_calls_untested_what_no_running_server_showed() -> None:
             ]
 
     result = Campaign(target, [RunSpec(test="nothing", target="system")], Runner(), seed=0).run()
+    assert result.reads_unseen
     found = {parameter.name: parameter for parameter in result.parameters}
     assert found["system.sync-delay"].verdict == "safe"
     assert found["system.odd-one"].verdict == "untested" and "does not show" in found["system.odd-one"].note

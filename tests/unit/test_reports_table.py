@@ -82,6 +82,13 @@ def test_trials_stand_beside_what_others_would_need(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_where_reads_cannot_be_observed_it_is_said(tmp_path: Path) -> None:
+    found = campaign(parameter("owl.chunk.size", "safe"))
+    said = "what the servers read cannot be observed"
+    assert said not in table(Report(directory=tmp_path, campaign=found))
+    assert said in table(Report(directory=tmp_path, campaign=msgspec.structs.replace(found, reads_unseen=True)))
+
+
 def test_runs_that_did_not_pass_are_told_in_full(tmp_path: Path) -> None:
     long = "owl.integrity: " + "wrong " * 30
     runs = [("t::a", "pass", ""), ("t::b", "fail", long + "\nbytes"), ("t::c", "infrastructure", "no docker")]

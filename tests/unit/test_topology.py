@@ -73,6 +73,7 @@ def test_a_topology_is_read_from_data_with_times_and_rates_as_text() -> None:
         {"beside": {"peer": 1}},
         {"nic_rate": 0},
         {"jitter": -1},
+        {"oversubscription": 0.5},
         {"jitter": float("nan")},
         {"latency_wan_s": "-1s"},
         {1: 2},

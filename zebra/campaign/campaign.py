@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from random import Random
 from typing import Any
 
@@ -78,7 +77,7 @@ class Campaign:
                  keep: Callable[[int], str] = lambda _: "",
                  describe: Callable[[RunSpec], str] = RunSpec.token) -> None:  # fmt: skip
         self.target, self.specs, self.runner, self.seed = target, list(tests), runner, seed
-        self.names = [name for name in target.space if fnmatchcase(name, params)]
+        self.names = target.space.matching(params)
         if not self.names:
             raise ConfigError(f"--zebra-params: no parameter of {target.name} matches {params!r}")
         for name in accepted:
@@ -89,7 +88,7 @@ class Campaign:
         self.tested: dict[str, Tested] = {}
         self.left_out: list[str] = []
         self.state = {name: _State() for name in self.names}
-        self.evidence: list[str] = []
+        self.evidence: dict[str, str] = {}
         self.kinds: set[str] = set()
         self.unexplained = 0
         self._cache: dict[bytes, TrialResult] = {}
@@ -256,7 +255,7 @@ class Campaign:
         hits = {round_.seed for round_ in evidence.rounds if round_.hit}
         spec, result, file = next(item for item in failures if item[0].seed in hits)
         if file:
-            self.evidence.append(file)
+            self.evidence[case.parameter] = file
         state, parameter = self.state[case.parameter], self.target.space[case.parameter]
         state.failed.add(case)
         return ParameterResult(
@@ -298,7 +297,7 @@ class Campaign:
         observed = observed_values(self.target.space, tested.spec.assignment)
         others: list[tuple[str, Value]] = []
         for name, parameter in self.target.space.items():
-            if name != case.parameter and readers(name, tested.reads):
+            if name != case.parameter and not parameter.param.timer and readers(name, tested.reads):
                 bad = self.state[name].invalid if name in self.state else {}
                 valid = [value for value in parameter.alternatives(observed[name]) if value not in bad]
                 others += [(name, valid[0])] if valid else []
@@ -387,12 +386,13 @@ class Campaign:
                 zebraconf=self.trials.prerun + baselines.zebraconf(self._pools, self._fails, self._is_invalid),
             ),
             never=self._never(), left_out=self.left_out, unexplained=self.unexplained,
+            reads_unseen=self.target.external,
             parameters=results,
         )  # fmt: skip
 
     def _never(self) -> list[str]:
         """The target's `sometimes` that never were; a campaign over some parameters need not have seen them all."""
-        whole = len(self.names) == len(self.target.space)
+        whole = self.names == self.target.space.matching()
         return sorted(set(self.target.sometimes) - self.kinds) if whole else []
 
     def _fails(self, case: Case) -> bool:

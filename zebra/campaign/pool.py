@@ -41,11 +41,13 @@ class Search:
             pool = self._stack.pop()
             before = len(pool.cases)
             pool.cases = [case for case in pool.cases if self._wanted(case)]
-            if len(pool.cases) < before:
-                pool.guilty = False  # what was dropped may have been the cause
-            if not pool.cases:
+            if len(pool.cases) < before:  # what was dropped may have been the cause: of this half, or of both together
+                pool.guilty = False
                 self._take_up(pool.rest, guilty=False)
-            elif pool.guilty:
+                pool.rest = None
+            if not pool.cases:
+                continue
+            if pool.guilty:
                 self._blame(pool)
             else:
                 batch.append(pool)

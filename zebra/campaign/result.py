@@ -67,6 +67,7 @@ class CampaignResult(msgspec.Struct, kw_only=True):
     that any parameter is called unsafe though none is. `never` lists the target's `sometimes` events that no run of
     a campaign over all parameters had,
     `left_out` the tests that do not pass on their own; `unexplained` counts pooled failures that led to no culprit.
+    With `reads_unseen` nobody can observe what the servers read: each parameter counts as read by all that have it.
     """
 
     schema: int = 1
@@ -80,6 +81,7 @@ class CampaignResult(msgspec.Struct, kw_only=True):
     never: list[str] = []
     left_out: list[str] = []
     unexplained: int = 0
+    reads_unseen: bool = False
     parameters: list[ParameterResult]
 
     def problems(self) -> list[str]:

@@ -22,12 +22,13 @@ PROBE_EVERY_S = 0.05
 class _Bound:
     """A capability on behalf of one fault: notes every effect that the fault adds."""
 
-    def __init__(self, capability: Any, effects: list[Effect]) -> None:
-        self._capability, self._effects = capability, effects
+    def __init__(self, capability: Any, injected: Injected) -> None:
+        self._capability, self._injected = capability, injected
 
     async def add(self, *args: Any, **kwargs: Any) -> Effect:
         effect: Effect = await self._capability.add(*args, **kwargs)
-        self._effects.append(effect)
+        effect.fault = self._injected.id
+        self._injected.effects.append(effect)
         return effect
 
 
@@ -108,7 +109,7 @@ class Injector:
         if capability is None:
             raise ConfigError(f"fault {name} needs {made.zebra_needs}, which this substrate does not offer")
         try:
-            injected.state = await made.inject(selection, _Bound(capability, injected.effects))
+            injected.state = await made.inject(selection, _Bound(capability, injected))
         except TypeError as error:
             raise PluginError(f"fault {name}: {error}", name) from error
         if hasattr(made, "probe"):

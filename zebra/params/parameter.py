@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -22,7 +23,8 @@ class Param:
 
     `candidates` are the alternatives to the default that campaigns try; without them they are derived from the type.
     `unit` is "s", "B" or "" (a plain number); `minimum` and `maximum` bound what is accepted at all. `why` says why
-    there are no candidates, where a target knows: reports show it with the verdict *untested*.
+    there are no candidates, where a target knows: reports show it with the verdict *untested*. A `timer` is there for
+    `realtime` and for tests: a campaign over everything leaves it out, one that names it varies it.
     """
 
     candidates: tuple[Value, ...]
@@ -32,11 +34,12 @@ class Param:
     pattern: str = ""
     doc: str = ""
     why: str = ""
+    timer: bool = False
 
     def __init__(self, *candidates: Value, unit: str = "", minimum: float = 0.0, maximum: float = math.inf,
-                 pattern: str = "", doc: str = "", why: str = "") -> None:  # fmt: skip
+                 pattern: str = "", doc: str = "", why: str = "", timer: bool = False) -> None:  # fmt: skip
         for name, value in (("candidates", candidates), ("unit", unit), ("minimum", minimum), ("maximum", maximum),
-                            ("pattern", pattern), ("doc", doc), ("why", why)):  # fmt: skip
+                            ("pattern", pattern), ("doc", doc), ("why", why), ("timer", timer)):  # fmt: skip
             object.__setattr__(self, name, value)
 
 
@@ -127,6 +130,11 @@ class Space(Mapping[str, Parameter]):
 
     def __len__(self) -> int:
         return len(self._parameters)
+
+    def matching(self, pattern: str = "*") -> list[str]:
+        """The names that match a glob; timers only if it says more than "everything"."""
+        names = [name for name in self if fnmatchcase(name, pattern)]
+        return [name for name in names if not self[name].param.timer] if pattern == "*" else names
 
     def get_value(self, config: msgspec.Struct, name: str) -> Value:
         """The value of a parameter in a whole configuration."""

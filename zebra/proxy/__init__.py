@@ -1,4 +1,4 @@
 """The core of the fault proxy: links of chunks, and toxics that change while connections last.
 
-`toxics` is what can happen to data, `link` one direction of a connection, `proxy` joins sockets by links.
+`toxics` is what can happen to data, `link` one direction of a connection, `ends` its two sockets, `proxy` joins them.
 """

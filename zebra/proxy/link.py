@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
-from zebra.proxy.toxics import HOLD, Toxic
+from zebra.proxy.toxics import HOLD, Decided, Over, Toxic, Way
 
 Kind = Literal["open", "accept", "refuse", "data", "end", "break"]
 Then = Literal["", "close", "reset", "refuse"]
@@ -31,58 +31,94 @@ class Chunk:
         self.delays: dict[Toxic, float] = {}
         self.then: Then = ""
 
+    @property
+    def over(self) -> Over:
+        return "connect" if self.kind in ("open", "accept", "refuse") else "stream"
 
-class Link:
+
+class Link(Way):
     """Chunks from one node to another. `deliver` hands one on, `end` ends the connection, `hold_back` stops the source.
 
-    `ready` is False while nobody takes what is handed on. `state` is what toxics remember about this link, `acted` the
-    record of their decisions: on how many chunks each of them acted.
+    `ready` is False while nobody takes what is handed on, `clear` says that a chunk would pass as it comes, so that it
+    need not be made. `received` and `sent` are bytes, `acted` is the record of what toxics did: on how many chunks each
+    of them acted.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, source: str, target: str, random: Random,
-                 deliver: Callable[[Chunk], None], end: Callable[[Then], None],
+    def __init__(self, loop: asyncio.AbstractEventLoop, source: str, target: str, name: str, random: Random,
+                 tell: Decided, deliver: Callable[[Chunk], None], end: Callable[[Then], None],
                  hold_back: Callable[[bool], None]) -> None:  # fmt: skip
-        self.loop, self.source, self.target, self.random = loop, source, target, random
-        self.end = end
+        super().__init__(source, target, random, tell, name=name)
+        self.loop, self.end = loop, end
         self.toxics: tuple[Toxic, ...] = ()
-        self.state: dict[Toxic, Any] = {}
         self.acted: Counter[Toxic] = Counter()
         self.ready = True
+        self.received = self.sent = 0
         self._deliver, self._hold_back = deliver, hold_back
         self._queue: deque[Chunk] = deque()
         self._bytes = 0
-        self._held = False
+        self._held = self._blocked = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def clear(self) -> bool:
+        return self.ready and not self.toxics and not self._queue
 
     def change(self, toxics: tuple[Toxic, ...]) -> None:
         """Go on under other toxics: they judge what waits, and what only the former ones held back goes at once."""
-        if toxics != self.toxics:
-            self.toxics = toxics
-            for chunk in self._queue:
-                self._judge(chunk)
-            self._bytes = sum(len(chunk.data) for chunk in self._queue)
-            self.pump()
+        toxics = tuple(toxic for toxic in toxics if toxic.only(self))
+        if toxics == self.toxics:
+            return
+        before, self.toxics = self.toxics, toxics
+        for toxic in toxics:
+            if toxic not in before:
+                toxic.begin(self)
+        self._judge_waiting()
+        for toxic in before:
+            if toxic not in toxics:
+                toxic.cease(self)
+
+    def renew(self, toxic: Toxic) -> None:
+        """Go on under a toxic whose settings have changed."""
+        if toxic in self.toxics:
+            toxic.begin(self)
+            if toxic.again:
+                for chunk in self._queue:
+                    chunk.delays.pop(toxic, None)
+            self._judge_waiting()
 
     def arrive(self, kind: Kind, data: bytes = b"") -> None:
         """Take a chunk from the source."""
-        if not self.toxics and not self._queue and (self.ready or kind != "data"):
+        if not self.toxics and not self._queue and (self.ready or kind not in ("data", "end")):
+            self.received += len(data)
+            self.sent += len(data)
             self._deliver(Chunk(kind, data, 0.0))
             return
-        now = self.loop.time()
-        sizes = [size for toxic in self.toxics if (size := toxic.piece_bytes(self.random))]
-        step = min(sizes, default=0) or len(data)
-        for at in range(0, max(1, len(data)), max(1, step)):
+        self.received += len(data)
+        now, at = self.loop.time(), 0
+        while True:
+            sizes = [size for toxic in self.toxics if (size := toxic.piece_bytes(self.random))]
+            step = min(sizes, default=len(data))
             chunk = Chunk(kind, data[at : at + step] if step < len(data) else data, now)
             self._judge(chunk)
             self._queue.append(chunk)
             self._bytes += len(chunk.data)
+            at += step
+            if at >= len(data):
+                break
+        self.pump()
+
+    def _judge_waiting(self) -> None:
+        for chunk in self._queue:
+            self._judge(chunk)
+        self._bytes = sum(len(chunk.data) for chunk in self._queue)
         self.pump()
 
     def _judge(self, chunk: Chunk) -> None:
         for toxic in self.toxics:
             if toxic not in chunk.delays:
                 hits = toxic.counter.hits
-                chunk.delays[toxic] = toxic.judge(chunk, self)
+                passes = chunk.over == "connect" and not toxic.opens
+                chunk.delays[toxic] = 0.0 if passes else toxic.judge(chunk, self)
                 self.acted[toxic] += toxic.counter.hits > hits
 
     def pump(self) -> None:
@@ -99,6 +135,7 @@ class Link:
                 break
             self._queue.popleft()
             self._bytes -= len(chunk.data)
+            self.sent += len(chunk.data)
             self._deliver(chunk)
             if chunk.then:
                 self.drop()
@@ -106,8 +143,18 @@ class Link:
                 return
         self._flow()
 
+    def block(self) -> None:
+        """Nobody takes data at present: stop the source."""
+        self.ready, self._blocked = False, True
+        self._flow()
+
+    def unblock(self) -> None:
+        """Data is taken again."""
+        self.ready, self._blocked = True, False
+        self.pump()
+
     def _flow(self) -> None:
-        full = self._bytes > QUEUE_BYTES_MAX or (not self.ready and self._bytes > 0)
+        full = self._bytes > QUEUE_BYTES_MAX or self._blocked or (not self.ready and self._bytes > 0)
         if full != self._held:
             self._held = full
             self._hold_back(full)

@@ -2,31 +2,39 @@
 
 It knows nodes by name only. `name_of` says whose address a peer has, `source_address` gives the one from which a
 connection on behalf of a node is made, `toxics_of` the toxics of an ordered pair; after these changed, call `refresh`.
-All decisions about a connection come from a seed, the pair, and the number of the connection between the two.
+All decisions about a connection come from a seed, the pair, and the number of the connection between the two; those
+about datagrams from the seed and the pair. `decided` is told of each that was left to chance and bit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import ipaddress
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+from zebra.proxy.ends import End, Pipe
 from zebra.proxy.link import Chunk, Link, Then
-from zebra.proxy.toxics import HOLD, Toxic
+from zebra.proxy.toxics import HOLD, Decided, Toxic, Way
 
 Pair = tuple[str, str]
 Address = tuple[str, int]
+Passed = tuple[int, int, int, int]
+"""Bytes received from clients, sent upstream, received from upstream, sent to clients."""
+
 ToxicsOf = Callable[[str, str], tuple[Toxic, ...]]
 
 GREETING = b"\0"
 """What a greeting listener says once the connection goes through: an accepted one may else mean nothing."""
 
 BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
-_LINGER = struct.pack("ii", 1, 0)
+BACKLOG = 1024
+ACCEPTS = 64
+"""So many connections are accepted before others have their turn."""
 
 
 def bind_source(sock: socket.socket, host: str) -> None:
@@ -35,99 +43,58 @@ def bind_source(sock: socket.socket, host: str) -> None:
     sock.bind((host, 0))
 
 
-def reset(transport: asyncio.Transport | None) -> None:
-    """Close a connection so that its peer sees a reset."""
-    if transport is None:
-        return
-    sock = transport.get_extra_info("socket")
+def add_passed(one: Passed, two: Passed) -> Passed:
+    return one[0] + two[0], one[1] + two[1], one[2] + two[2], one[3] + two[3]
+
+
+def is_address(host: str) -> bool:
+    """Whether it is numbers, not a name."""
     try:
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
-    except OSError:  # closed meanwhile
-        pass
-    transport.abort()
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
-class _End(asyncio.Protocol):
-    """One of the two sockets of a connection: what it reads goes into `out`, and `into` writes to it."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-        self.transport: asyncio.Transport | None = None
-        self.out: Link | None = None
-        self.into: Link | None = None
-        self.over = self.ended = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.proxy.ends.add(self)
-        transport.set_write_buffer_limits(high=256 * 1024)
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def data_received(self, data: bytes) -> None:
-        if self.out is not None:
-            self.out.arrive("data", data)
-
-    def eof_received(self) -> bool:
-        if self.out is not None and not self.ended:
-            self.ended = True
-            self.out.arrive("end")
-        return True
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.proxy.ends.discard(self)
-        if error is not None and not self.over and self.out is not None:
-            self.out.arrive("break")
-
-    def pause_writing(self) -> None:
-        if self.into is not None:
-            self.into.ready = False
-
-    def resume_writing(self) -> None:
-        if self.into is not None:
-            self.into.ready = True
-            self.into.pump()
-
-    def hold_back(self, held: bool) -> None:
-        """Stop reading, or go on."""
-        if self.transport is not None and not self.transport.is_closing():
-            (self.transport.pause_reading if held else self.transport.resume_reading)()
-
-    def take(self, chunk: Chunk) -> None:
-        """Write what came through."""
-        if self.transport is None or self.transport.is_closing():
-            return
-        if chunk.data:
-            self.transport.write(chunk.data)
-        if chunk.kind == "end":
-            try:
-                self.transport.write_eof()
-            except OSError:  # reset meanwhile: `connection_lost` is on its way
-                pass
+def listening(address: Address) -> socket.socket:
+    """A socket that listens at an address; raises OSError."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class Connection:
-    """An accepted connection and the one that it stands for. `records` are the decisions that ended it, if any."""
+    """An accepted connection and the one that it stands for."""
 
-    def __init__(self, proxy: Proxy, listener: Listener, client: _End, source: str, number: int) -> None:
+    def __init__(self, proxy: Proxy, listener: Listener, sock: socket.socket, source: str, number: int) -> None:
         self._proxy, self._listener = proxy, listener
         self.source, self.target, self.number = source, listener.target, number
-        self._client, self._server = client, _End(proxy)
-        self._ended = {"end": 0}
+        self._ended = 0
         self.over = False
-        loop = proxy.loop
-        seed = f"{proxy.seed}/{source}>{self.target}:{listener.port}/{number}"
-        self.forward = Link(loop, source, self.target, Random(f"{seed}/out"), self._forward, self.end, client.hold_back)
-        self.backward = Link(loop, self.target, source, Random(f"{seed}/back"), self._backward, self.end,
-                             self._server.hold_back)  # fmt: skip
-        client.out, client.into = self.forward, self.backward
-        self._server.out, self._server.into = self.backward, self.forward
+        name = f"{source}>{self.target}:{listener.label}/{number}"
+        self.forward = self._link(source, self.target, f"{name}/out", self._forward, self._hold_client)
+        self.backward = self._link(self.target, source, f"{name}/back", self._backward, self._hold_server)
+        self._client = End(proxy, sock, self.forward, self.backward)
+        self._server: End | None = None
+        self._connecting: socket.socket | None = None
         self.forward.ready = False
         self.refresh()
+        self._client.hold_back(False)
         self.forward.arrive("open")
+
+    def _link(self, source: str, target: str, name: str, deliver: Callable[[Chunk], None],
+              hold_back: Callable[[bool], None]) -> Link:  # fmt: skip
+        proxy = self._proxy
+        return Link(proxy.loop, source, target, name, proxy.random(name), proxy.decided, deliver, self.end, hold_back)
 
     def refresh(self) -> None:
         """Take the toxics that are on now."""
@@ -135,13 +102,30 @@ class Connection:
         if not self.over:
             self.backward.change(self._proxy.toxics_of(self.target, self.source))
 
+    @property
+    def passed(self) -> Passed:
+        return self.forward.received, self.forward.sent, self.backward.received, self.backward.sent
+
+    def renew(self, toxic: Toxic) -> None:
+        """Take the new settings of a toxic."""
+        for link in (self.forward, self.backward):
+            if not self.over:
+                link.renew(toxic)
+
+    def _hold_client(self, held: bool) -> None:
+        self._client.hold_back(held)
+
+    def _hold_server(self, held: bool) -> None:
+        if self._server is not None:
+            self._server.hold_back(held)
+
     def _forward(self, chunk: Chunk) -> None:
         if chunk.kind == "open":
             if not chunk.then:
-                self._proxy.spawn(self._connect())
+                self._connect()
         elif chunk.kind == "break":
             self.end("reset")
-        else:
+        elif self._server is not None:
             self._server.take(chunk)
             self._half(chunk)
 
@@ -150,75 +134,138 @@ class Connection:
             if not chunk.then:
                 self._accepted()
         elif chunk.kind in ("break", "refuse"):
-            self.end("reset")
+            self.end("reset" if chunk.kind == "break" else self._listener.refusal)
         else:
             self._client.take(chunk)
             self._half(chunk)
 
     def _half(self, chunk: Chunk) -> None:
         if chunk.kind == "end":
-            self._ended["end"] += 1
-            if self._ended["end"] == 2:
+            self._ended += 1
+            if self._ended == 2:
                 self.end("close")
 
-    async def _connect(self) -> None:
+    def _connect(self) -> None:
         host, port = self._listener.upstream
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if is_address(host):
+            self._connect_to(host, port)
+        else:
+            self._proxy.spawn(self._resolve(host, port))
+
+    async def _resolve(self, host: str, port: int) -> None:
+        try:
+            found = await self._proxy.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            self._refused(errno.EHOSTUNREACH)
+            return
+        first = min(found, key=lambda each: each[0] != socket.AF_INET)
+        self._connect_to(str(first[4][0]), port)
+
+    def _connect_to(self, host: str, port: int) -> None:
+        if self.over:
+            return
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         try:
             source = self._proxy.source_address(self.source)
             if source:
                 bind_source(sock, source)
-            await self._proxy.loop.sock_connect(sock, (host, port))
-            if self.over:
-                raise ConnectionError("the client has gone")
-            await self._proxy.loop.create_connection(lambda: self._server, sock=sock)
-        except OSError:
+            error = sock.connect_ex((host, port))
+            if error == errno.EINPROGRESS:  # on this host it is done already, which asking again tells
+                error = sock.connect_ex((host, port))
+        except (OSError, OverflowError) as trouble:
+            error = getattr(trouble, "errno", None) or errno.EINVAL
+        if error in (errno.EINPROGRESS, errno.EALREADY):
+            self._connecting = sock
+            self._proxy.loop.add_writer(sock.fileno(), self._connected)
+        elif error:
             sock.close()
-            if not self.over:
-                self.backward.arrive("refuse")
-            return
-        if self.over:
-            reset(self._server.transport)
+            self._refused(error)
         else:
-            self.backward.arrive("accept")
+            self._open(sock)
+
+    def _connected(self) -> None:
+        sock = self._connecting
+        assert sock is not None
+        self._connecting = None
+        self._proxy.loop.remove_writer(sock.fileno())
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            sock.close()
+            self._refused(error)
+        else:
+            self._open(sock)
+
+    def _refused(self, error: int) -> None:
+        """Nobody took the connection, or somebody did and reset it before we looked."""
+        if not self.over:
+            self.backward.arrive("break" if error == errno.ECONNRESET else "refuse")
+
+    def _open(self, sock: socket.socket) -> None:
+        """The upstream has taken the connection."""
+        self._server = End(self._proxy, sock, self.backward, self.forward)
+        self._server.peer, self._client.peer = self._client, self._server
+        self.backward.arrive("accept")
+        if not self.over:
+            self._server.hold_back(False)
 
     def _accepted(self) -> None:
-        transport = self._client.transport
-        if self._listener.greets and transport is not None and not transport.is_closing():
-            transport.write(GREETING)
-        self.forward.ready = True
-        self.forward.pump()
+        if self._listener.greets:
+            self._client.write(GREETING)
+        if not self.over:
+            self.forward.ready = True
+            self.forward.pump()
 
     def end(self, how: Then) -> None:
         """Close both sockets, or reset them."""
         if self.over:
             return
         self.over = True
-        self._proxy.connections.pop(self, None)
+        self._proxy.over(self)
         for link in (self.forward, self.backward):
             link.drop()
+        if self._connecting is not None:
+            self._proxy.loop.remove_writer(self._connecting.fileno())
+            self._connecting.close()
         for end in (self._client, self._server):
-            end.over = True
-            if how == "close" and end.transport is not None:
-                end.transport.close()
-            else:
-                reset(end.transport)
+            if end is not None:
+                (end.close if how == "close" else end.reset)()
 
 
 class Listener:
-    """A port where the proxy stands in for `target`. With `source` set all who connect are that node."""
+    """A port where the proxy stands in for `target`. With `source` set all who connect are that node.
 
-    def __init__(self, address: Address, target: str, upstream: Address, greets: bool, source: str) -> None:
-        self.address, self.target, self.upstream, self.greets, self.source = address, target, upstream, greets, source
-        self.port = address[1]
-        self.server: asyncio.Server | None = None
+    `refusal` is what a client meets whom the upstream does not take. `label` stands for the port in the seeds of its
+    connections.
+    """
+
+    def __init__(self, proxy: Proxy, sock: socket.socket, target: str, upstream: Address, *, greets: bool = False,
+                 source: str = "", refusal: Then = "reset", label: str = "") -> None:  # fmt: skip
+        self._proxy, self._sock = proxy, sock
+        self.address: Address = sock.getsockname()[:2]
+        self.target, self.upstream, self.greets, self.source = target, upstream, greets, source
+        self.refusal, self.label = refusal, label or str(self.address[1])
+        self.closed = False
+        sock.setblocking(False)
+        proxy.loop.add_reader(sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, peer = self._sock.accept()
+            except OSError:  # no more of them, or one that has gone meanwhile
+                return
+            sock.setblocking(False)
+            self._proxy.accept(self, sock, peer[0])
+            if self.closed:
+                return
 
     def close(self) -> None:
         """Refuse new connections; those that are on go on."""
-        if self.server is not None:
-            self.server.close()
-            self.server = None
+        if not self.closed:
+            self.closed = True
+            self._proxy.loop.remove_reader(self._sock.fileno())
+            self._sock.close()
 
 
 class _Port(asyncio.DatagramProtocol):
@@ -234,9 +281,13 @@ class _Port(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, address: Any) -> None:
         proxy = self._proxy
         source = proxy.name_of(address[0])
-        random, now, delays = proxy.datagram_random, proxy.loop.time(), [0.0]
-        for toxic in proxy.toxics_of(source, self.node):
-            delays = toxic.copies(delays, len(data), random, now)
+        toxics = proxy.toxics_of(source, self.node)
+        if not toxics:
+            self._deliver(source, address[1], data)
+            return
+        way, now, delays = proxy.way(source, self.node), proxy.loop.time(), [0.0]
+        for toxic in toxics:
+            delays = toxic.copies(delays, len(data), way, now)
         for delay in delays:
             if delay >= HOLD:
                 continue
@@ -256,23 +307,24 @@ class _Port(asyncio.DatagramProtocol):
 class Proxy:
     """All listeners, connections and datagram ports of one run."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seed: int, toxics_of: ToxicsOf, name_of: Callable[[str], str],
-                 source_address: Callable[[str], str] = lambda name: "") -> None:  # fmt: skip
-        self.loop, self.seed = loop, seed
+    def __init__(self, loop: asyncio.AbstractEventLoop, seed: int | str, toxics_of: ToxicsOf,
+                 name_of: Callable[[str], str], source_address: Callable[[str], str] = lambda name: "",
+                 decided: Decided = lambda *_: None) -> None:  # fmt: skip
+        self.loop, self.seed, self.decided = loop, seed, decided
         self.toxics_of, self.name_of, self.source_address = toxics_of, name_of, source_address
         self.connections: dict[Connection, None] = {}
-        self.ends: set[_End] = set()
+        self.ends: set[End] = set()
+        self.pipes: list[Pipe] = []
+        self._passed = (0, 0, 0, 0)
         self.ports: dict[tuple[str, int], _Port] = {}
-        self.datagram_random = Random(f"{seed}/datagrams")
-        self._numbers: Counter[tuple[str, str, int]] = Counter()
+        self._ways: dict[Pair, Way] = {}
+        self._numbers: Counter[tuple[str, str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, address: Address, target: str, upstream: Address, *, greets: bool = False,
                      source: str = "") -> Listener:  # fmt: skip
         """Stand in for a node's port at `address`; raises OSError when that is taken."""
-        listener = Listener(address, target, upstream, greets, source)
-        listener.server = await self.loop.create_server(lambda: _Client(self, listener), *address, backlog=1024)
-        return listener
+        return Listener(self, listening(address), target, upstream, greets=greets, source=source)
 
     async def relay(self, address: Address, node: str, upstream: Address) -> None:
         """Stand in for a node's datagram port at `address`; raises OSError when that is taken."""
@@ -282,27 +334,66 @@ class Proxy:
         self.ports[node, address[1]] = port = _Port(self, node, upstream)
         return port
 
+    def random(self, what: str) -> Random:
+        """The randomness of one way."""
+        return Random(f"{self.seed}/{what}")
+
+    def way(self, source: str, target: str) -> Way:
+        """The way of all datagrams from one node to another."""
+        way = self._ways.get((source, target))
+        if way is None:
+            random = self.random(f"{source}>{target}/datagrams")
+            way = self._ways[source, target] = Way(source, target, random, self.decided)
+        return way
+
     def unrelay(self, node: str, port: int) -> None:
         """Give up a datagram port."""
         found = self.ports.pop((node, port), None)
         if found is not None and found.transport is not None:
             found.transport.close()
 
-    def accept(self, listener: Listener, client: _End) -> None:
+    def accept(self, listener: Listener, sock: socket.socket, address: str) -> None:
         """Begin a connection."""
-        assert client.transport is not None
-        peer = client.transport.get_extra_info("peername")
-        source = listener.source or (self.name_of(peer[0]) if peer else "")
-        key = (source, listener.target, listener.port)
+        source = listener.source or self.name_of(address)
+        key = (source, listener.target, listener.label)
         self._numbers[key] += 1
-        connection = Connection(self, listener, client, source, self._numbers[key])
+        try:
+            connection = Connection(self, listener, sock, source, self._numbers[key])
+        except OSError:  # it has gone already
+            sock.close()
+            return
         if not connection.over:
             self.connections[connection] = None
+
+    def pipe(self) -> Pipe | None:
+        """A pipe that nobody uses; None when there are no more files to be had."""
+        try:
+            return self.pipes.pop() if self.pipes else Pipe()
+        except OSError:
+            return None
 
     def refresh(self) -> None:
         """Let every connection take the toxics that are on now."""
         for connection in list(self.connections):
             connection.refresh()
+
+    def renew(self, toxic: Toxic) -> None:
+        """Let every connection take the new settings of a toxic."""
+        for connection in list(self.connections):
+            connection.renew(toxic)
+
+    def over(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.pop(connection, None)
+        self._passed = add_passed(self._passed, connection.passed)
+
+    @property
+    def passed(self) -> Passed:
+        """All that has ever passed."""
+        total = self._passed
+        for connection in self.connections:
+            total = add_passed(total, connection.passed)
+        return total
 
     def of(self, *nodes: str) -> Iterator[Connection]:
         """The connections that begin or end at a node."""
@@ -321,18 +412,9 @@ class Proxy:
         for connection in list(self.connections):
             connection.end("reset")
         for end in list(self.ends):
-            reset(end.transport)
+            end.reset()
+        for pipe in self.pipes:
+            pipe.close()
+        self.pipes.clear()
         for node, port in list(self.ports):
             self.unrelay(node, port)
-
-
-class _Client(_End):
-    """The accepted side."""
-
-    def __init__(self, proxy: Proxy, listener: Listener) -> None:
-        super().__init__(proxy)
-        self._listener = listener
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.proxy.accept(self._listener, self)

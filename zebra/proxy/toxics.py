@@ -8,9 +8,11 @@ delay away at once. Whatever acted counts as a hit on `counter`.
 from __future__ import annotations
 
 import math
+from asyncio import TimerHandle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from zebra.proxy.link import Chunk, Link
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 HOLD = math.inf
 """The delay of a chunk that waits until the toxic is removed."""
 
-RETRANSMIT_S, RETRANSMIT_MAX_S = 0.2, 2.0
+RETRANSMIT_S, RETRANSMIT_MAX_S, RETRANSMIT_FOR_S = 0.2, 2.0, 60.0
 """How long a stream needs to send lost data again: it doubles with each loss in a row (Linux's minimum RTO)."""
 
 OVERTAKE_S = 0.02
@@ -26,6 +28,29 @@ OVERTAKE_S = 0.02
 
 SLICES_PER_S = 20
 """A rate limit hands data on in so many pieces per second."""
+
+
+Over = Literal["datagram", "stream", "connect"]
+"""What a decision was about; `connect` is the opening of a connection."""
+
+Decided = Callable[["Toxic", str, str, str, Over, int], object]
+"""Is told of a decision left to chance that bit: toxic, source, target, `loss` and the like, of what, its bytes."""
+
+
+class Way:
+    """From one node to another: the randomness of what toxics decide there, what they remember, and who is told of it.
+
+    `name` is the same in each run: the two, the number of the connection between them, the direction.
+    """
+
+    def __init__(self, source: str, target: str, random: Random, tell: Decided, *, name: str = "") -> None:
+        self.source, self.target, self.random, self._tell = source, target, random, tell
+        self.name = name
+        self.state: dict[Toxic, Any] = {}
+
+    def decided(self, toxic: Toxic, what: str, over: Over, size: int) -> None:
+        """By chance, a toxic acted on `size` bytes."""
+        self._tell(toxic, self.source, self.target, what, over, size)
 
 
 class Counter(Protocol):
@@ -41,23 +66,47 @@ class Hits:
     hits: int = 0
 
 
+def _on_all(way: Way) -> bool:
+    return True
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Toxic:
-    """The parent of all toxics: does nothing. `judge` is for streams, `copies` for datagrams."""
+    """The parent of all toxics: does nothing. `judge` is for streams, `copies` for datagrams.
 
+    It is on those links for which `only` holds; without `opens` it leaves the opening of connections alone. Settings
+    may change while it is on, if every link is then told by `renew`: what waits is judged again where `again` is set.
+    """
+
+    again: ClassVar[bool] = False
     counter: Counter = field(default_factory=Hits)
+    only: Callable[[Way], bool] = _on_all
+    opens: bool = True
+
+    def begin(self, link: Link) -> None:
+        """The toxic is on a link from now on, or its settings have changed."""
+
+    def cease(self, link: Link) -> None:
+        """The toxic was on a link and is not any more."""
 
     def judge(self, chunk: Chunk, link: Link) -> float:
         """Seconds that a chunk is held back, HOLD for as long as the toxic is on; may set `chunk.then`."""
         return 0.0
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
         """The delays with which a datagram arrives: none when it is lost, several when it is doubled."""
         return delays
 
     def piece_bytes(self, random: Random) -> int:
         """The longest piece that data is handed on in, 0 for any."""
         return 0
+
+    def _told(self, delays: list[float], times: int, what: str, size: int, way: Way) -> list[float]:
+        """The delays of a datagram, once so many decisions about it are counted and told."""
+        self.counter.hits += times
+        for _ in range(times):
+            way.decided(self, what, "datagram", size)
+        return delays
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -68,7 +117,7 @@ class Drop(Toxic):
         self.counter.hits += 1
         return HOLD
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
         self.counter.hits += 1
         return []
 
@@ -82,70 +131,98 @@ class Reject(Toxic):
         chunk.data, chunk.then = b"", "refuse" if chunk.kind in ("open", "accept") else "reset"
         return 0.0
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
         self.counter.hits += 1
         return []
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Latency(Toxic):
-    """Delay everything by `latency_s`, and by up to `jitter_s` more."""
+    """Delay everything by `latency_s`, and by up to `jitter_s` more; less than nothing is nothing."""
 
+    again: ClassVar[bool] = True
     latency_s: float = 0.0
     jitter_s: float = 0.0
 
     def judge(self, chunk: Chunk, link: Link) -> float:
         self.counter.hits += 1
-        return self.latency_s + self.jitter_s * link.random.random()
+        return self._delay_s(link)
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
         self.counter.hits += 1
-        return [delay + self.latency_s + self.jitter_s * random.random() for delay in delays]
+        return [delay + self._delay_s(way) for delay in delays]
+
+    def _delay_s(self, way: Way) -> float:
+        return max(0.0, self.latency_s + (self.jitter_s * way.random.random() if self.jitter_s else 0.0))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Bandwidth(Toxic):
-    """Let no more than `rate` bytes per second through all the links together that share this toxic."""
+    """Let no more than `rate` bytes per second through all the links together that share this toxic; 0 is nothing.
 
+    With `each`, every link has the rate for itself.
+    """
+
+    again: ClassVar[bool] = True
     rate: float
+    each: bool = False
     free_s: float = 0.0
 
-    def judge(self, chunk: Chunk, link: Link) -> float:
-        return self._spend(len(chunk.data), chunk.at_s)
+    def begin(self, link: Link) -> None:
+        if self.each:
+            link.state[self] = link.loop.time()
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
-        return [delay + self._spend(size, now) for delay in delays]
+    def judge(self, chunk: Chunk, link: Link) -> float:
+        return self._spend(len(chunk.data), chunk.at_s, link)
+
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        return [delay + self._spend(size, now, way) for delay in delays]
 
     def piece_bytes(self, random: Random) -> int:
-        return max(1, int(self.rate / SLICES_PER_S))
+        return max(1, int(self.rate / SLICES_PER_S)) if self.rate > 0 else 0
 
-    def _spend(self, size: int, at_s: float) -> float:
+    def _spend(self, size: int, at_s: float, way: Way) -> float:
         if not size:
             return 0.0
         self.counter.hits += 1
-        self.free_s = max(self.free_s, at_s) + size / self.rate
-        return self.free_s - at_s
+        if self.rate <= 0:
+            return HOLD
+        free_s = max(way.state.get(self, 0.0) if self.each else self.free_s, at_s) + size / self.rate
+        if self.each:
+            way.state[self] = free_s
+        else:
+            self.free_s = free_s
+        return float(free_s - at_s)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Loss(Toxic):
-    """Lose a share: a datagram is gone, a stream needs a while to send it again."""
+    """Lose a share: a datagram is gone, a stream needs a while to send it again.
+
+    What follows a loss is lost with a probability that is higher by `correlation`, so that losses come in bursts.
+    """
 
     probability: float
+    correlation: float = 0.0
 
     def judge(self, chunk: Chunk, link: Link) -> float:
         delay_s = 0.0
         again_s = RETRANSMIT_S
-        while link.random.random() < self.probability and delay_s < 60.0:
+        while delay_s < RETRANSMIT_FOR_S and self._lost(link):
             self.counter.hits += 1
+            link.decided(self, "loss", chunk.over, len(chunk.data))
             delay_s += again_s
             again_s = min(2 * again_s, RETRANSMIT_MAX_S)
         return delay_s
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
-        kept = [delay for delay in delays if random.random() >= self.probability]
-        self.counter.hits += len(delays) - len(kept)
-        return kept
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        kept = [delay for delay in delays if not self._lost(way)]
+        return self._told(kept, len(delays) - len(kept), "loss", size, way)
+
+    def _lost(self, way: Way) -> bool:
+        more = self.correlation if way.state.get(self) else 0.0
+        way.state[self] = lost = way.random.random() < self.probability + more
+        return lost
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -155,10 +232,9 @@ class Duplicate(Toxic):
     probability: float
     after_s: float = 0.0
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
-        again = [delay + self.after_s for delay in delays if random.random() < self.probability]
-        self.counter.hits += len(again)
-        return delays + again
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        again = [delay + self.after_s for delay in delays if way.random.random() < self.probability]
+        return self._told(delays + again, len(again), "duplicate", size, way)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -167,10 +243,9 @@ class Reorder(Toxic):
 
     probability: float
 
-    def copies(self, delays: list[float], size: int, random: Random, now: float) -> list[float]:
-        made = [delay + OVERTAKE_S * (random.random() < self.probability) for delay in delays]
-        self.counter.hits += sum(a != b for a, b in zip(delays, made, strict=True))
-        return made
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        made = [delay + OVERTAKE_S * (way.random.random() < self.probability) for delay in delays]
+        return self._told(made, sum(a != b for a, b in zip(delays, made, strict=True)), "reorder", size, way)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -184,13 +259,14 @@ class Reset(Toxic):
         if not chunk.data or link.random.random() >= self.probability:
             return 0.0
         self.counter.hits += 1
+        link.decided(self, "reset", chunk.over, len(chunk.data))
         chunk.data, chunk.then = b"", "reset"
         return self.after_s
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Slicer(Toxic):
-    """Hand data on in pieces of about `size` bytes, up to `variation` more or less, `delay_s` apart."""
+    """Hand data on in pieces of about `size` bytes, up to `variation` more or less, `delay_s` apart; 0 is whole."""
 
     size: int
     variation: int = 0
@@ -205,17 +281,19 @@ class Slicer(Toxic):
         return float(free_s - chunk.at_s)
 
     def piece_bytes(self, random: Random) -> int:
-        return max(1, self.size + random.randint(-self.variation, self.variation))
+        if self.size <= 0:
+            return 0
+        return max(1, self.size + (random.randint(-self.variation, self.variation) if self.variation > 0 else 0))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Limit(Toxic):
-    """Close the connection after so many bytes."""
+    """Close the connection once so many bytes have passed; 0 closes it at the first."""
 
     size: int
 
     def judge(self, chunk: Chunk, link: Link) -> float:
-        passed: Any = link.state.get(self, 0)
+        passed: int = link.state.get(self, 0)
         if chunk.data and passed + len(chunk.data) >= self.size:
             self.counter.hits += 1
             chunk.data, chunk.then = chunk.data[: max(0, self.size - passed)], "close"
@@ -225,22 +303,45 @@ class Limit(Toxic):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Timeout(Toxic):
-    """Let nothing through, and close the connection `after_s` after the first chunk; 0 never closes it."""
+    """Lose all data, and close the connection `after_s` after the toxic came on; 0 leaves it open until it goes."""
 
     after_s: float = 0.0
 
-    def judge(self, chunk: Chunk, link: Link) -> float:
+    def begin(self, link: Link) -> None:
+        self._stop(link)
+        if self.after_s > 0:
+            link.state[self] = link.loop.call_later(self.after_s, self._close, link)
+
+    def cease(self, link: Link) -> None:
+        self._stop(link)
+        self._close(link)
+
+    def _stop(self, link: Link) -> None:
+        timer: TimerHandle | None = link.state.pop(self, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _close(self, link: Link) -> None:
+        """A stream that lost some of its data cannot go on."""
         self.counter.hits += 1
-        if self.after_s and self not in link.state:
-            link.state[self] = True
-            link.loop.call_later(self.after_s, lambda: self in link.toxics and link.end("close"))
-        return HOLD
+        link.end("close")
+
+    def judge(self, chunk: Chunk, link: Link) -> float:
+        if chunk.data:
+            self.counter.hits += 1
+            chunk.data = b""
+        return 0.0
+
+    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        self.counter.hits += 1
+        return []
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class SlowClose(Toxic):
     """Delay the end of the stream."""
 
+    again: ClassVar[bool] = True
     delay_s: float
 
     def judge(self, chunk: Chunk, link: Link) -> float:

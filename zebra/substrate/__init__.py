@@ -22,12 +22,16 @@ Down = Literal["crash", "stop", "pause"]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Effect:
-    """One change that a capability made. `hits` counts how often it acted since; `arguments` is its undo as data."""
+    """One change that a capability made. `hits` counts how often it acted since; `arguments` is its undo as data.
+
+    `fault` is the number of the injected fault that it belongs to, 0 if a test added it by itself.
+    """
 
     id: int
     capability: str
     arguments: dict[str, Any]
     hits: int = 0
+    fault: int = 0
 
 
 class Pairs:
@@ -137,8 +141,8 @@ class Running(Protocol):
     async def settled(self) -> None:
         """Wait until all that was emitted so far has reached the log: nodes of other processes may lag behind."""
 
-    def output(self, node: str) -> str:
-        """The last lines that a node's process wrote, "" where it has none of its own."""
+    def output(self, node: str) -> Mapping[str, bytes]:
+        """The end of what a node's processes wrote to `stdout` and `stderr`; empty where it has none of its own."""
 
     async def heal(self, effect: Effect) -> None:
         """Remove an effect. One whose object has vanished counts as removed."""

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
@@ -19,8 +20,10 @@ import msgspec
 from zebra.errors import Escape, Infrastructure, NodeDown, TargetError
 from zebra.injection.ledger import Ledger, state_of
 from zebra.proxy.proxy import Listener, Proxy
+from zebra.proxy.toxics import Toxic
 from zebra.substrate import Effect
 from zebra.substrate.capability import Capability, NodeProcesses
+from zebra.substrate.decisions import Decisions
 from zebra.substrate.process.capabilities import ProcessClocks, ProcessDisks, ProcessLinks
 from zebra.substrate.process.channel import Channel
 from zebra.substrate.process.disk import Files
@@ -37,7 +40,8 @@ SILENCE_S = 10.0
 DEATH_S = 5.0
 """A killed process has so long to be gone."""
 
-OUTPUT_LINES = 12
+OUTPUT_BYTES_MAX = 1 << 20
+"""So much of the end of a node's stdout, and of its stderr, is kept when a run fails."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -98,7 +102,13 @@ class ProcessRunning:
         def source_address(node: str) -> str:
             return block.public(nodes[node]) if node else ""
 
-        self.proxy = Proxy(loop, self.plan.seed, self._links.toxics_of, name_of, source_address)
+        decisions = Decisions(self.log)
+
+        def decided(toxic: Toxic, *what: Any) -> None:
+            if isinstance(toxic.counter, Effect):
+                decisions(toxic.counter, *what)
+
+        self.proxy = Proxy(loop, self.plan.seed, self._links.toxics_of, name_of, source_address, decided)
         self._zygote.sock.setblocking(False)
         loop.add_reader(self._zygote.sock, self._zygote_says)
         self._poll()
@@ -129,16 +139,8 @@ class ProcessRunning:
                 raise Infrastructure(f"{slowest} was not heard of for {SILENCE_S:g} s: its loop is blocked")
             await asyncio.sleep(POLL_S)
 
-    def output(self, node: str) -> str:
-        """The last lines that a node wrote to stdout and stderr."""
-        lines = []
-        for stream in ("stdout", "stderr"):
-            try:
-                text = (self.ground.home(node) / stream).read_text(errors="backslashreplace")
-            except OSError:
-                continue
-            lines += [f"{stream}: {line}" for line in text.splitlines()[-OUTPUT_LINES:]]
-        return "\n".join(lines)
+    def output(self, node: str) -> Mapping[str, bytes]:
+        return {stream: _end_of(self.ground.home(node) / stream) for stream in ("stdout", "stderr")}
 
     # -- start -----------------------------------------------------------------------------------------------
 
@@ -465,3 +467,18 @@ class ProcessRunning:
         self._order.finish()
         self.log.divert = None
         self._ledger.done(self._ledgered)
+
+
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file, from the beginning of a line; b"" if there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= OUTPUT_BYTES_MAX:
+                file.seek(0)
+                return file.read()
+            file.seek(-OUTPUT_BYTES_MAX, os.SEEK_END)
+            end = file.read(OUTPUT_BYTES_MAX)
+            return end[end.find(b"\n") + 1 :]
+    except FileNotFoundError:
+        return b""

@@ -20,6 +20,7 @@ from zebra.node import Node, Places
 from zebra.params.recording import recording
 from zebra.substrate import Effect, Plan, Running
 from zebra.substrate.capability import NodeProcesses
+from zebra.substrate.decisions import Decisions
 from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks
 from zebra.substrate.sim.isolation import isolated
 from zebra.substrate.sim.loop import SimLoop
@@ -39,11 +40,13 @@ class SimRunning:
         self.plan, self.loop = plan, loop
         self.network = loop.network = Network(loop, plan.topology, plan.places, plan.seed)
         self.log = plan.log(lambda: loop.now)
+        self.network.decided = Decisions(self.log)
         self.next_effect = itertools.count(1).__next__
         self.capabilities: Mapping[str, Any] = {
             kind.name: kind(self) for kind in (NodeProcesses, SimLinks, SimClocks, SimDisks)
         }
         self._configs = dict(plan.configs)
+        self._shown: dict[int, tuple[msgspec.Struct, Any]] = {}
         self._places = Places({place.node: place for place in plan.places})
         self._roles: dict[str, Any] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
@@ -78,21 +81,23 @@ class SimRunning:
         config = self._configs[name]
         ready: asyncio.Future[None] = self.loop.create_future()
 
+        record, loop = self.log.record, self.loop
+
         def emit(kind: str, /, **fields: Any) -> None:
             if process.alive:
-                self.log.emit(name, kind, **fields)
+                record(loop.now, name, kind, fields)
 
         def is_ready() -> None:
             if process.alive and not ready.done():
                 emit("node.ready")
                 ready.set_result(None)
 
-        self.log.emit(name, "node.start", incarnation=machine.incarnation, config=msgspec.to_builtins(config))
+        self.log.emit(name, "node.start", incarnation=machine.incarnation, config=self._show(config))
         note = self.plan.note_read
         if note is not None:
             config = recording(config, self.plan.prefix, lambda parameter, value: note(name, parameter, value))
         node: Node[Any] = Node(
-            place=machine.place, config=config, incarnation=machine.incarnation, random=Random(machine.random.random()),
+            place=machine.place, config=config, incarnation=machine.incarnation, random=Random(machine.role_seed()),
             clock=machine.clock, disk=machine.disk, emit=emit, ready=is_ready, places=self._places,
             variants=self._variants, is_up=self.is_up,
         )  # fmt: skip
@@ -105,6 +110,13 @@ class SimRunning:
         process.ended.add_done_callback(ended)
         life.add_done_callback(lambda task: self._role_ended(process, task))
         return ready
+
+    def _show(self, config: msgspec.Struct) -> Any:
+        """A configuration as it stands in events; nodes of one configuration share it."""
+        shown = self._shown.get(id(config))
+        if shown is None:
+            shown = self._shown[id(config)] = config, msgspec.to_builtins(config)  # kept, so no other gets its id
+        return shown[1]
 
     async def _live(self, process: Process, node: Node[Any], is_ready: Callable[[], None]) -> None:
         role = self._roles[node.name] = self.plan.roles[node.role](node)
@@ -170,7 +182,7 @@ class SimRunning:
 
     async def configure(self, node: str, config: msgspec.Struct, how: Literal["restart", "reload"]) -> None:
         self._configs[node] = config
-        self.log.emit(node, "node.configure", how=how, config=msgspec.to_builtins(config))
+        self.log.emit(node, "node.configure", how=how, config=self._show(config))
         if how == "reload":
             role = self._roles.get(node)
             if not hasattr(role, "reload"):
@@ -192,8 +204,8 @@ class SimRunning:
 
     async def settled(self) -> None: ...
 
-    def output(self, node: str) -> str:
-        return ""
+    def output(self, node: str) -> Mapping[str, bytes]:
+        return {}
 
     async def heal(self, effect: Effect) -> None:
         await self.capabilities[effect.capability].remove(effect)

@@ -42,22 +42,22 @@ class DatagramTransport(asyncio.DatagramTransport):
         if len(payload) > LIMIT_BYTES:
             self._fail(OSError(errno.EMSGSIZE, f"a datagram of {len(payload)} bytes, at most {LIMIT_BYTES} fit"))
             return
-        network = self._network
+        network, size = self._network, len(payload)
         path = network.path(self._process.machine, network.resolve(address[0]))
         for effect in path.drops + path.rejects:
             effect.hits += 1
         if path.rejects:
             self._bounced()
-        if path.drops or path.rejects or network.chance(path, "loss"):
+        if path.drops or path.rejects or network.chance(path, "loss", "datagram", size):
             return
-        at = network.loop.now + network.departure(path, len(payload))
-        overtaken = network.chance(path, "reorder")
+        at = network.loop.now + network.departure(path, size)
+        overtaken = network.chance(path, "reorder", "datagram", size)
         if overtaken is not None:
             at += (at - network.loop.now) * (1 + network.random.random())
         else:
             at = path.datagram_s = max(at, path.datagram_s)
         self._launch(path, address[1], payload, at)
-        twice = network.chance(path, "duplicate")
+        twice = network.chance(path, "duplicate", "datagram", size)
         if twice is not None:
             self._launch(path, address[1], payload, at + twice.arguments["after_s"])
 

@@ -33,12 +33,18 @@ CURRENT: ContextVar[Process | None] = ContextVar("zebra_process", default=None)
 GC_STEPS = 100_000
 """Garbage is collected each time this many steps have run, so that finalizers run at the same step in every run."""
 
+GC_FULL = 10
+"""Every so many times all objects are looked at; else only those made since the last time, which costs far less."""
+
 LIVELOCK_STEPS = 5_000_000
 """So many steps without time moving on are taken for an endless loop."""
 
 
 def _noop() -> None:
     pass
+
+
+_CANCELLED = (_noop, (), {}, None)  # type: ignore[var-annotated]
 
 
 class Handle(partial):  # type: ignore[type-arg]
@@ -50,7 +56,7 @@ class Handle(partial):  # type: ignore[type-arg]
     __slots__ = ()
 
     def cancel(self) -> None:
-        self.__setstate__((_noop, (), {}, None))  # type: ignore[attr-defined]
+        self.__setstate__(_CANCELLED)  # type: ignore[attr-defined]
 
     def cancelled(self) -> bool:
         return self.func is _noop
@@ -69,15 +75,17 @@ class Handle(partial):  # type: ignore[type-arg]
 
 
 class SimTask(asyncio.Task):  # type: ignore[type-arg]
-    """A task that hashes by its number of creation, not by its address, so that sets of tasks keep one order."""
+    """A task that hashes by its number of creation, not by its address, so that sets of tasks keep one order.
 
-    abandoned = False
-    """Its process is gone: it stays pending for ever."""
+    `abandoned` says that its process is gone: it stays pending for ever.
+    """
+
+    __slots__ = ("abandoned", "number", "process")
 
     def __init__(
         self, coro: Any, *, loop: SimLoop, name: str | None = None, context: Context | None = None, **options: Any
     ) -> None:
-        self.number = loop.next_number()
+        self.number, self.abandoned = loop.next_number(), False
         self.process = CURRENT.get()
         if context is not None:
             if self.process is not None and CURRENT not in context:
@@ -146,6 +154,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._running = self._closed = False
         self.next_number = itertools.count(1).__next__
         self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+        self.get_debug = bool  # type: ignore[method-assign]  # False, from C: every future asks
         ready_append, timers, number = self._ready.append, self._timers, itertools.count().__next__
         self._next_timer = number
 
@@ -240,7 +249,7 @@ class SimLoop(asyncio.AbstractEventLoop):
                     {"message": "exception in a callback", "exception": error, "handle": handle}
                 )
 
-    gc_steps, livelock_steps = GC_STEPS, LIVELOCK_STEPS
+    gc_steps, gc_full, livelock_steps = GC_STEPS, GC_FULL, LIVELOCK_STEPS
     _tick_at = float("inf")
 
     def watch(self, deadline_s: float, on_second: Callable[[], None] | None) -> None:
@@ -267,10 +276,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         return False
 
     _checked_now = -1.0
-    _checked_steps = 0
+    _checked_steps = _collected = 0
 
     def _checkpoint(self) -> None:
-        gc.collect()
+        self._collected += 1
+        gc.collect(1 if self._collected % self.gc_full else 2)
         live = [entry for entry in self._timers if entry[2].func is not _noop]
         if 2 * len(live) < len(self._timers):
             self._timers[:] = live
@@ -321,9 +331,6 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
         pass
-
-    def get_debug(self) -> bool:
-        return False
 
     def set_debug(self, enabled: bool) -> None:
         pass

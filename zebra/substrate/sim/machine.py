@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable
 from contextvars import copy_context
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,12 +72,23 @@ class Machine:
         self.process: Process | None = None
         self.incarnation = 0
         self.powered = True
-        self.random = Random(f"{seed}/{place.node}")
+        self._seed = f"{seed}/{place.node}"
         self.clock = Clock(loop)
         self.disk = SimDisk(self)
         self.listeners: dict[int, Listener] = {}
         self.datagrams: dict[int, DatagramTransport] = {}
         self._next_port = 32768
+
+    @cached_property
+    def random(self) -> Random:
+        """The machine's own randomness, after its first incarnation's seed; made when needed, for it takes 3 KiB."""
+        random = Random(self._seed)
+        random.random()
+        return random
+
+    def role_seed(self) -> float:
+        """What the running incarnation's `node.random` begins with."""
+        return Random(self._seed).random() if self.incarnation == 1 else self.random.random()
 
     def free_port(self) -> int:
         """The next ephemeral port, going round."""

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from zebra.errors import Escape
+from zebra.proxy.toxics import Over
 from zebra.substrate import Effect
 from zebra.substrate.sim.datagram import DatagramTransport
 from zebra.substrate.sim.loop import CURRENT, SimLoop
@@ -47,11 +48,14 @@ class Path:
 
     __slots__ = (
         "base_s", "buckets", "datagram_s", "drops", "effects", "jitter_s", "left_s", "local", "rejects", "source",
-        "target", "version",
+        "target", "uplinks", "version",
     )  # fmt: skip
 
-    def __init__(self, source: Machine, target: Machine, base_s: float, jitter: float) -> None:
+    def __init__(
+        self, source: Machine, target: Machine, base_s: float, jitter: float, uplinks: tuple[Bucket, ...]
+    ) -> None:
         self.source, self.target, self.base_s, self.jitter_s = source, target, base_s, base_s * jitter
+        self.uplinks = uplinks
         self.local = source.nic is target.nic
         self.version, self.left_s, self.datagram_s = -1, 0.0, 0.0
         self.effects: tuple[Effect, ...] = ()
@@ -256,16 +260,23 @@ class Network:
         self.loop, self.topology = loop, topology
         self.random = Random(f"{seed}/network")
         self.draw = self.random.random
+        self.decided: Callable[[Effect, str, str, str, Over, int], object] = lambda *_: None
         self.version = 0
         self.effects: list[Effect] = []
         self.machines: dict[str, Machine] = {}
         self.by_address: dict[str, Machine] = {}
         nics: dict[str, Nic] = {}
+        hosts: dict[str, int] = {}
         for index, place in enumerate(places, 1):
             address = f"10.{index >> 16}.{index >> 8 & 255}.{index & 255}"
+            hosts[place.rack] = hosts.get(place.rack, 0) + (place.host not in nics)
             nic = nics.setdefault(place.host, Nic(topology.nic_rate))
             self.machines[place.node] = self.by_address[address] = Machine(place, address, nic, loop, seed)
         self._paths: dict[tuple[Machine, Machine], Path] = {}
+        self._uplinks: dict[str, tuple[Bucket, Bucket]] = {}
+        if topology.oversubscription > 1:
+            rates = {rack: count * topology.nic_rate / topology.oversubscription for rack, count in hosts.items()}
+            self._uplinks = {rack: (Bucket(rate), Bucket(rate)) for rack, rate in rates.items()}
 
     # -- names -----------------------------------------------------------------------------------------------
 
@@ -321,7 +332,10 @@ class Network:
         path = self._paths.get((source, target))
         if path is None:
             base_s = self.topology.latency_s(source.place, target.place)
-            path = self._paths[source, target] = Path(source, target, base_s, self.topology.jitter)
+            uplinks: tuple[Bucket, ...] = ()
+            if self._uplinks and source.place.rack != target.place.rack:
+                uplinks = self._uplinks[source.place.rack][0], self._uplinks[target.place.rack][1]
+            path = self._paths[source, target] = Path(source, target, base_s, self.topology.jitter, uplinks)
         if path.version != self.version:
             path.update(self.effects, self.version)
         return path
@@ -355,6 +369,9 @@ class Network:
                 if nic.tx_free > start:
                     start = nic.tx_free
                 at = nic.tx_free = start + took_s
+                for uplink in path.uplinks:
+                    uplink.free = max(uplink.free, now) + size * uplink.cost_s
+                    at = max(at, uplink.free)
         random = self.random.random
         delay = path.base_s + path.jitter_s * random()
         if path.effects:
@@ -370,12 +387,13 @@ class Network:
         path.left_s = at
         return at - now + delay
 
-    def chance(self, path: Path, name: str) -> Effect | None:
+    def chance(self, path: Path, name: str, over: Over, size: int) -> Effect | None:
         """The first effect of a kind (`loss`, `reset` …) on the path that comes to pass for this message, counted."""
         for effect in path.effects:
             probability = effect.arguments[name]
             if probability and self.random.random() < probability:
                 effect.hits += 1
+                self.decided(effect, path.source.name, path.target.name, name, over, size)
                 return effect
         return None
 
@@ -414,10 +432,10 @@ class Network:
             out = self.path(source, target)
             if hit(out.rejects):
                 raise self._refused(target, port)
-            if not (hit(out.drops) or self.chance(out, "loss")):
+            if not (hit(out.drops) or self.chance(out, "loss", "connect", 0)):
                 await asyncio.sleep(self.departure(out, 0))
                 back = self.path(target, source)
-                if target.powered and not (hit(back.drops) or self.chance(back, "loss")):
+                if target.powered and not (hit(back.drops) or self.chance(back, "loss", "connect", 0)):
                     if hit(back.rejects):
                         raise self._refused(target, port)
                     return await self._answer(source, target, port, self.departure(back, 0))

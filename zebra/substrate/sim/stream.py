@@ -33,8 +33,8 @@ WINDOW = 4 * 2**20
 PIECE = 256 * 1024
 """The most bytes that one `data_received` brings (asyncio reads so many at once); longer writes arrive in pieces."""
 
-SEGMENT = 2**20
-"""The most bytes that a stream puts on the network card before others have their turn."""
+SEGMENT = 2**20 + 2**12
+"""The most bytes that a stream puts on the network card before others have their turn: a MiB and what announces it."""
 
 BULK = 16 * 1024
 """Messages at least this long queue for the network cards; shorter ones slip between their packets."""
@@ -66,7 +66,7 @@ class StreamTransport(asyncio.Transport):
 
     def __init__(self, network: Network, process: Process | None, machine: Machine, peer: tuple[str, int], port: int,
                  context: Context) -> None:  # fmt: skip
-        super().__init__()
+        # no super().__init__(): all it makes is a dictionary for `get_extra_info`
         self._network, self._loop, self._process, self._machine = network, network.loop, process, machine
         self._names, self.context = (peer, (machine.address, port)), context
         self.protocol: Any = None
@@ -215,11 +215,12 @@ class StreamTransport(asyncio.Transport):
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
 
-    def write_blob(self, blob: Blob) -> None:
-        """Send a blob: the peer's protocol gets it whole by `blob_received`."""
+    def write_blob(self, blob: Blob, before: bytes = b"") -> None:
+        """Send some bytes and a blob in one message: the peer's protocol gets both whole by `blob_received`."""
         if not (self._eof_sent or self.is_closing()):
-            self._in_flight += len(blob)
-            self._push(blob, len(blob))
+            size = len(before) + len(blob)
+            self._in_flight += size
+            self._push((blob, before, size), size)
             self._maybe_pause()
 
     def write_eof(self) -> None:
@@ -316,7 +317,7 @@ class StreamTransport(asyncio.Transport):
         if path.version != network.version:
             path.update(network.effects, network.version)
         if path.effects or size >= BULK:
-            lost_s = self._lost_s(path)
+            lost_s = self._lost_s(path, size)
             if lost_s is None:
                 return self._broken
             if not other._machine.powered:
@@ -342,7 +343,7 @@ class StreamTransport(asyncio.Transport):
         heappush(loop._timers, (at, loop._next_timer(), Handle(other.context.run, other._arrive, payload, size)))
         return True
 
-    def _lost_s(self, path: Path) -> float | None:
+    def _lost_s(self, path: Path, size: int) -> float | None:
         """Seconds that retransmissions cost a message, by the effects on its path; None if it does not get through."""
         network = self._network
         if path.drops:
@@ -354,12 +355,12 @@ class StreamTransport(asyncio.Transport):
                 effect.hits += 1
             self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset: the path rejects"))
             return None
-        if network.chance(path, "reset"):
+        if network.chance(path, "reset", "stream", size):
             self._reset_other()
             self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
             return None
         lost_s, rto_s = 0.0, RTO_S
-        while rto_s < RTO_MAX_S and network.chance(path, "loss"):
+        while rto_s < RTO_MAX_S and network.chance(path, "loss", "stream", size):
             lost_s += rto_s
             rto_s *= 2
         return lost_s
@@ -490,11 +491,16 @@ class StreamTransport(asyncio.Transport):
     def _deliver(self, payload: Any, size: int) -> None:
         try:
             if type(payload) is bytes:
+                size = len(payload)
                 self._data_received(payload)  # type: ignore[misc]
+            elif type(payload) is tuple:
+                blob, before, size = payload  # the size of it all: only the last segment comes this far
+                if before:
+                    self.protocol.blob_received(blob, before)
+                else:
+                    self.protocol.blob_received(blob)
             elif payload is _PART:
                 return
-            elif payload is not _EOF:
-                self.protocol.blob_received(payload)
             else:
                 if not self.protocol.eof_received():
                     self.close()
@@ -503,7 +509,6 @@ class StreamTransport(asyncio.Transport):
             raise
         except BaseException as error:
             self._fatal(error)
-        size = len(payload)  # all of it: of a long message only the last segment comes this far
         other, out, network = self._other, self._out, self._network
         if out.version != network.version:
             out.update(network.effects, network.version)
