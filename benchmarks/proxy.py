@@ -1,8 +1,10 @@
 """Our Toxiproxy server beside a real one: throughput, latency, connections per second, accuracy of toxics.
 
-Both stand between the same senders and the same sink, and are measured in turn, round by round; figures are medians of
-the rounds, and of the ratios within a round. The real server is `ZEBRA_TOXIPROXY`, or `toxiproxy-server` on the PATH;
-where there is none, ours is shown alone. Without uvloop ours is measured a second time as `zebra, asyncio`.
+All stand between the same senders and the same sink, and are measured in turn, round by round; figures are medians of
+the rounds, and of the ratios within a round. Ours is measured on uvloop, where that is installed, and on plain asyncio.
+The real server is `ZEBRA_TOXIPROXY`, or `toxiproxy-server` on the PATH; where there is none, ours is shown alone.
+On a machine that others keep busy a clock tells more about who gets the processor than about the servers, so the
+processor time that they take is shown too (Linux).
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 HOST = "127.0.0.1"
 ONE_BYTES, MANY_BYTES, STREAMS = 256 << 20, 8 << 20, 50
-EXCHANGES, EXCHANGE_BYTES, CONNECTIONS = 400, 100, 150
+EXCHANGES, WARM_UP, EXCHANGE_BYTES, CONNECTIONS = 2000, 100, 100, 150
 LATENCY_S, RATE_BYTES_PER_S = 0.05, 4_000_000
 
 SERVER_CODE = """
@@ -100,6 +103,11 @@ class Server:
         finally:
             self.call("DELETE", "/proxies/bench/toxics/it")
 
+    def cpu_s(self) -> float:
+        """Processor time used so far: on a busy machine a steadier measure than what a clock says."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
@@ -160,13 +168,13 @@ def exchanges(port: int) -> tuple[float, float]:
     """The median and the 99th percentile of a small request and its answer, in us."""
     data, times = bytes(EXCHANGE_BYTES), []
     with connect(port, b"e") as connection:
-        for number in range(EXCHANGES + 50):
+        for number in range(EXCHANGES + WARM_UP):
             started = time.perf_counter()
             connection.send(data)
             got = 0
             while got < EXCHANGE_BYTES:
                 got += len(connection.recv(EXCHANGE_BYTES))
-            if number >= 50:
+            if number >= WARM_UP:
                 times.append((time.perf_counter() - started) * 1e6)
     return statistics.median(times), statistics.quantiles(times, n=100)[98]
 
@@ -193,14 +201,15 @@ def latency_error(server: Server) -> float:
 
 
 def rate_error(server: Server) -> float:
-    """How far a bandwidth toxic is off, in percent."""
+    """How far a bandwidth toxic is off, in percent, from the first bytes that come to the last."""
     size = RATE_BYTES_PER_S
     first = b"s" + size.to_bytes(8, "big")
     with server.toxic("bandwidth", rate=RATE_BYTES_PER_S // 1000), connect(server.port, first) as connection:
-        started, got = time.perf_counter(), 0
+        first_bytes = got = len(connection.recv(1 << 20))
+        started = time.perf_counter()
         while got < size:
             got += len(connection.recv(1 << 20))
-    return (size / (time.perf_counter() - started) / RATE_BYTES_PER_S - 1) * 100
+    return ((size - first_bytes) / (time.perf_counter() - started) / RATE_BYTES_PER_S - 1) * 100
 
 
 Figures = dict[str, dict[str, list[float]]]
@@ -216,14 +225,20 @@ def measure(servers: list[Server], upstream: int, rounds: int) -> Figures:
     for number in range(rounds):
         turn = [("direct", upstream, None), *((each.name, each.port, each) for each in servers)]
         turn = turn[number % len(turn) :] + turn[: number % len(turn)]
-        for who, port, _ in turn:
+        for who, port, server in turn:
+            before = server.cpu_s() if server else 0.0
             note("one stream, MB/s", who, one_stream(port))
+            if server is not None:
+                note("one stream, CPU ms per 100 MB", who, (server.cpu_s() - before) * 1e11 / ONE_BYTES)
         for who, port, _ in turn:
             note(f"{STREAMS} streams, MB/s", who, many_streams(port))
-        for who, port, _ in turn:
+        for who, port, server in turn:
+            before = server.cpu_s() if server else 0.0
             median, worst = exchanges(port)
             note("exchange, median us", who, median)
             note("exchange, p99 us", who, worst)
+            if server is not None:
+                note("exchange, CPU us", who, (server.cpu_s() - before) * 1e6 / (EXCHANGES + WARM_UP))
         for who, port, _ in turn:
             note("new connections per s", who, connections(port))
         for who, _, server in turn:

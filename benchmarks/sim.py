@@ -105,8 +105,9 @@ async def _streams(node: Any, at_once: bool) -> None:
             if node is not None:
                 node.emit("request.done")
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 9001)
-    made = [await asyncio.open_connection("127.0.0.1", 9001) for _ in range(CONNECTIONS)]
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    made = [await asyncio.open_connection(*address) for _ in range(CONNECTIONS)]
     if at_once:
         await asyncio.gather(*(ask(*stream, REQUESTS) for stream in made))
     else:
@@ -150,10 +151,9 @@ class Asker(asyncio.Protocol):
 async def protocol(node: Any) -> None:
     """The same over a bare Protocol."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 9002)
-    made = await asyncio.gather(
-        *(loop.create_connection(lambda: Asker(node), "127.0.0.1", 9002) for _ in range(CONNECTIONS))
-    )
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    made = await asyncio.gather(*(loop.create_connection(lambda: Asker(node), *address) for _ in range(CONNECTIONS)))
     await asyncio.gather(*(asker.done for _, asker in made))
     server.close()
     await server.wait_closed()

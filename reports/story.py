@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,13 +73,14 @@ class Story:
             self.legend[self.colours[name]] = (f"{names}, {shown}" if names else shown, sum_before + number)
 
     def witnesses(self) -> list[str]:
-        """The nodes that the evidence happened on or speaks of."""
+        """The nodes that the evidence happened on, or that it or the violation speaks of."""
         said = self.said()
         return [node for node in self.nodes if node in said]
 
     def said(self) -> set[str]:
-        """All values that the evidence holds, as text."""
-        return {str(value) for event in self.evidence for value in (event.node, *event.fields.values())}
+        """All values that the evidence holds, as text, and the words of the violation's message."""
+        values = {str(value) for event in self.evidence for value in (event.node, *event.fields.values())}
+        return values.union(*(re.findall(r"[\w.-]*\w", str(v.get("message", ""))) for v in self.violations))
 
     def concerned(self, start: float, end: float) -> list[str]:
         """The witnesses, and the nodes that a fault hit or that were not up at some time between the two."""

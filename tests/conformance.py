@@ -18,8 +18,8 @@ from zebra import Cluster, Node, RunSpec, Target, Topology, run
 from zebra.errors import NodeDown
 
 PORT, CLOSED_PORT = 9, 10
-SOON_S = 0.3
-"""Long enough for an answer, short enough for a test that none comes."""
+SOON_S, PATIENCE_S = 0.3, 10.0
+"""How long to wait for what must not come, and for what must: a busy machine is slow."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +109,9 @@ class Client:
         self.writers: list[asyncio.StreamWriter] = []
         self.sizes: list[int] = []
 
-    async def connect(self, to: str, port: int = PORT, how: str = "echo") -> str:
+    async def connect(self, to: str, port: int = PORT, how: str = "echo", timeout_s: float = PATIENCE_S) -> str:
         try:
-            async with asyncio.timeout(SOON_S):
+            async with asyncio.timeout(timeout_s):
                 self.open[to] = await asyncio.open_connection(to, port)
         except OSError as error:
             return type(error).__name__
@@ -119,7 +119,7 @@ class Client:
         self.open[to][1].write(how.encode() + b"\n")
         return "connected"
 
-    async def ask(self, to: str, text: str = "hello", timeout_s: float = SOON_S) -> str:
+    async def ask(self, to: str, text: str = "hello", timeout_s: float = PATIENCE_S) -> str:
         reader, writer = self.open[to]
         try:
             writer.write(text.encode() + b"\n")
@@ -176,7 +176,7 @@ class Client:
             return "unknown"
         return str(found[0][4][0])
 
-    async def datagram(self, to: str, timeout_s: float = SOON_S) -> str:
+    async def datagram(self, to: str, timeout_s: float = PATIENCE_S) -> str:
         loop = asyncio.get_running_loop()
         transport, box = await loop.create_datagram_endpoint(_Box, local_addr=("0.0.0.0", 0))
         transport.sendto(b"hello", (to, PORT))
@@ -256,7 +256,7 @@ async def a_server_that_closed_refuses_what_is_new_and_keeps_what_is_old(cluster
 @case
 async def a_silent_server_is_a_timeout(cluster: Cluster) -> None:
     await cluster.client.connect("server-1", PORT, "silent")
-    assert await cluster.client.ask("server-1") == "TimeoutError"
+    assert await cluster.client.ask("server-1", timeout_s=SOON_S) == "TimeoutError"
 
 
 @case
@@ -317,12 +317,12 @@ async def a_dropped_link_stalls_what_is_on_and_what_is_new_and_both_go_on_when_h
     await cluster.client.connect("server-1")
     assert await cluster.client.ask("server-1", "before") == "before"
     async with cluster.fault("network.partition", "server-1"):
-        assert await cluster.client.ask("server-1", "during") == "TimeoutError"
-        assert await cluster.client.datagram("server-1") == "lost"
-    assert await cluster.client.listen("server-1", 3.0) == "during"
+        assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
+        assert await cluster.client.datagram("server-1", SOON_S) == "lost"
+    assert await cluster.client.listen("server-1", PATIENCE_S) == "during"
     assert await cluster.client.ask("server-1", "after") == "after"
     async with cluster.fault("network.partition", "server-1"):
-        assert await cluster.client.connect("server-1") == "TimeoutError"
+        assert await cluster.client.connect("server-1", timeout_s=SOON_S) == "TimeoutError"
         assert await cluster.client.connect("server-2") == "connected"
         assert await cluster.client.ask("server-2") == "hello"
     assert await cluster.client.connect("server-1") == "connected"
@@ -333,8 +333,8 @@ async def a_link_dropped_one_way_loses_only_that_way(cluster: Cluster) -> None:
     await cluster.client.connect("server-1")
     assert await cluster.client.ask("server-1") == "hello"
     async with cluster.fault("network.partition", "server-1", direction="out"):
-        assert await cluster.client.ask("server-1", "question") == "TimeoutError"
-        assert await cluster.client.connect("server-1") == "TimeoutError"
+        assert await cluster.client.ask("server-1", "question", SOON_S) == "TimeoutError"
+        assert await cluster.client.connect("server-1", timeout_s=SOON_S) == "TimeoutError"
     await cluster.client.connect("server-1")
     assert await cluster.client.ask("server-1") == "hello"
 
@@ -355,11 +355,12 @@ async def latency_comes_and_goes_while_a_connection_lasts(cluster: Cluster) -> N
     assert await cluster.client.ask("server-1") == "hello"
     async with cluster.fault("network.latency", "server-1", delay="120ms"):
         begun = cluster.now
-        assert await cluster.client.ask("server-1", timeout_s=2.0) == "hello"
-        assert 0.24 <= cluster.now - begun < 0.6
+        assert await cluster.client.ask("server-1") == "hello"
+        assert cluster.now - begun >= 0.24
     begun = cluster.now
-    assert await cluster.client.ask("server-1") == "hello"
-    assert cluster.now - begun < 0.12
+    for _ in range(5):
+        assert await cluster.client.ask("server-1") == "hello"
+    assert cluster.now - begun < 5 * 0.24
 
 
 # -- processes ---------------------------------------------------------------------------------------------------
@@ -371,8 +372,20 @@ async def a_paused_node_keeps_its_connections_and_answers_later(cluster: Cluster
     assert await cluster.client.ask("server-1") == "hello"
     async with cluster.fault("host.pause", "server-1"):
         assert "server-1" in cluster.up()
-        assert await cluster.client.ask("server-1", "during") == "TimeoutError"
-    assert await cluster.client.listen("server-1", 3.0) == "during"
+        assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
+    assert await cluster.client.listen("server-1", PATIENCE_S) == "during"
+
+
+@case
+async def a_node_that_starts_while_it_is_paused_comes_up_and_is_paused(cluster: Cluster) -> None:
+    async with cluster.fault("host.pause", "server-1"):
+        async with cluster.fault("host.crash", "server-1"):
+            pass
+        assert "server-1" in cluster.up()
+        await cluster.client.connect("server-1")
+        assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
+    assert await cluster.client.listen("server-1", PATIENCE_S) == "during"
+    assert await on(cluster, "server-1", "say", 0) == 2
 
 
 @case
@@ -382,9 +395,9 @@ async def a_crash_is_silent_and_its_connections_are_reset_once_it_is_back(cluste
     await on(cluster, "server-1", "keep", "file", "content")
     async with cluster.fault("host.crash", "server-1"):
         assert "server-1" not in cluster.up()
-        assert await cluster.client.ask("server-1", "during") == "TimeoutError"
+        assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
         assert await cluster.client.connect("server-2") == "connected"
-    assert await cluster.client.ask("server-1", timeout_s=3.0) == "ConnectionResetError"
+    assert await cluster.client.ask("server-1") == "ConnectionResetError"
     assert await on(cluster, "server-1", "recall", "file") == "content"
     assert await on(cluster, "server-1", "say", 0) == 2
 

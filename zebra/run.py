@@ -331,6 +331,8 @@ class _Run:
         finally:
             if not passed:
                 self._keep_output(running)
+            if self.log is not None and self.checks.feed in self.log.listeners:
+                self.log.listeners.remove(self.checks.feed)  # how nodes take the end of the others is not judged
             await running.stop()
 
     def _fine(self) -> bool:

@@ -88,7 +88,7 @@ class Session:
     @property
     def has_workers(self) -> bool:
         """Whether xdist's workers run the tests of this session."""
-        return getattr(self.config.option, "numprocesses", None) is not None
+        return bool(getattr(self.config.option, "numprocesses", None))
 
     def _seed(self, text: str) -> int:
         if text == "random":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -94,8 +94,8 @@ class Applied:
         return made
 
 
-def read(body: Body, seed: str, datagrams: bool) -> Applied:
-    """A toxic as a client wants it; raises ApiError."""
+def read(body: Body, seed: str, datagrams: bool, taken: Container[str]) -> Applied:
+    """A toxic as a client wants it, by a name that is not taken; raises ApiError."""
     body.body("attributes")
     name, type_, stream, toxicity = body.text("name"), body.text("type"), body.text("stream"), body.number("toxicity")
     lease_s, sources = body.number("lease_s"), _sources(body)
@@ -108,9 +108,12 @@ def read(body: Body, seed: str, datagrams: bool) -> Applied:
         raise ApiError(400, "invalid toxic type")
     if datagrams and not kind.datagrams:
         raise ApiError(400, f"invalid toxic type: {type_} does nothing to datagrams")
+    name = name or f"{type_}_{stream}"
+    if name in taken:
+        raise ApiError(409, "toxic already exists")
     attributes = kind.read(body.body("attributes"))
     made = Applied(
-        name=name or f"{type_}_{stream}",
+        name=name,
         type=type_,
         stream=stream,
         toxicity=1.0 if toxicity is None else toxicity,

@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
     "reset_peer": Kind(
         toxic=Reset,
         attributes=("timeout",),
-        settings=lambda a: {"after_s": max(0.0, _seconds(a["timeout"]))},
+        settings=lambda a: {"after_s": max(0.0, _seconds(a["timeout"])), "ends": True},
         datagrams=False,
     ),
     "slicer": Kind(

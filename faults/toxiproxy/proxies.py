@@ -25,6 +25,9 @@ from zebra.proxy.toxics import Over, Toxic, Way
 TURN_S = 0.005
 """So long at a time are connections changed before others have their turn."""
 
+LINGER_S = 5.0
+"""So long may a peer take to read the rest of a connection that was closed."""
+
 DECISIONS = 10_000
 """So many of the last decisions are kept for each proxy."""
 
@@ -106,12 +109,11 @@ class NamedProxy:
     # -- toxics ----------------------------------------------------------------------------------------------
 
     def read_toxic(self, body: Body) -> Applied:
-        return applied.read(body, self.seed, self.protocol == "udp")
+        """A toxic that this proxy can take; raises ApiError."""
+        return applied.read(body, self.seed, self.protocol == "udp", self.toxics)
 
     def put(self, toxic: Applied) -> None:
         """Add a toxic; `settle` puts it on the connections that there are."""
-        if toxic.name in self.toxics:
-            raise ApiError(409, "toxic already exists")
         toxic.drawn = self._drawn
         self.toxics[toxic.name] = toxic
         self._change()
@@ -185,6 +187,7 @@ class NamedProxy:
         return [toxic.show() for toxic in sorted(self.toxics.values(), key=lambda toxic: not toxic.upstream)]
 
     def close(self) -> None:
+        """Give up all sockets now."""
         self.take_all()
         if self._listener is not None:
             self._listener.close()
@@ -199,6 +202,7 @@ class Proxies:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.by_name: dict[str, NamedProxy] = {}
+        self._retired: set[NamedProxy] = set()
 
     def find(self, name: str) -> NamedProxy:
         if name not in self.by_name:
@@ -255,7 +259,7 @@ class Proxies:
         listen = proxy.listen if listen is None else listen
         upstream = proxy.upstream if upstream is None else upstream
         at = await _resolved(listen)
-        differs = at != await _resolved(proxy.listen) or upstream != proxy.upstream
+        differs = join(at) != proxy.listen or upstream != proxy.upstream
         if self.find(name) is not proxy:
             raise ApiError(404, "proxy not found")
         enabled = proxy.enabled if enabled is None else enabled
@@ -271,7 +275,7 @@ class Proxies:
         proxy = self.find(name)
         del self.by_name[name]
         await proxy.stop()
-        proxy.close()
+        self._retire(proxy)
 
     async def populate(self, bodies: list[Body]) -> tuple[list[NamedProxy], ApiError | None]:
         """Create or replace; those that are the same already stay. What was done before an error stays done."""
@@ -290,7 +294,7 @@ class Proxies:
             at = await _resolved(made.listen, f"listen {made.protocol}: ") if enabled else None
         else:
             at = await _resolved(made.listen)
-            same = at == await _resolved(before.listen) and before.protocol == made.protocol
+            same = join(at) == before.listen and before.protocol == made.protocol
             if same and before.upstream == made.upstream:
                 return before
             await before.stop()
@@ -298,7 +302,7 @@ class Proxies:
         before = self.by_name.get(made.name)
         self._begin(made, toxics, at)
         if before is not None:
-            before.close()
+            self._retire(before)
         return made
 
     async def reset(self) -> None:
@@ -335,8 +339,19 @@ class Proxies:
         proxy.take(toxic)
         await proxy.settle()
 
+    def _retire(self, proxy: NamedProxy) -> None:
+        """Give up a stopped proxy; its closed connections still send what is left, for LINGER_S at most."""
+        proxy.take_all()
+        self._retired.add(proxy)
+        asyncio.get_running_loop().call_later(LINGER_S, self._bury, proxy)
+
+    def _bury(self, proxy: NamedProxy) -> None:
+        self._retired.discard(proxy)
+        proxy.close()
+
     def close(self) -> None:
-        for proxy in self.by_name.values():
+        """Give up all sockets now."""
+        for proxy in (*self.by_name.values(), *self._retired):
             proxy.close()
         self.by_name.clear()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +82,6 @@ def serve(host: str, port: int, seed: int, config: Path | None, say: Callable[[s
         finally:
             await server.close()
 
-    gc.freeze()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from zebra.target import Target
 from zebra.targets.lad.agreement import AGREEMENT
 from zebra.targets.lad.app import App
@@ -71,5 +73,15 @@ TARGET = Target(
     selectors={"parents": parents, "tops": tops, "leader": leader},
     progress=one_more_commit,
     settle_s=90.0,
+    realtime={
+        "lad.lease.ttl": {"*": 3.0},
+        "lad.poll.interval": {"*": 0.2},
+        "lad.store.tick": {"*": 0.2},
+        "lad.backoff.longest": {"*": 1.0},
+        "lad.canary.duration": {"*": 0.3},
+        "lad.limit.propagation": {"*": 3.0},
+    },
+    sometimes=("parent.lost", "lease.lost", "content.asked", "tree.del", "stage.see"),
+    accepted=Path(__file__).with_name("accepted.txt"),
     variants=tuple(dict.fromkeys((*VARIANTS, *STORE_VARIANTS))),
 )

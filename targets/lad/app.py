@@ -34,7 +34,7 @@ WORK_S = 0.1
 
 
 class Held(Generic[T]):
-    """What an app runs with of one path. `source` is live, last_good or default; `refused` why a newer one was not taken."""
+    """What an app runs with of a path; `source` is live, last_good or default, `refused` why a newer one was not."""
 
     def __init__(self, path: str, decode: Callable[[Blob], T], default: T) -> None:
         self.path, self.decode, self.value = path, decode, default
@@ -149,6 +149,7 @@ class ConfigLibrary:
             held.since_s = asyncio.get_running_loop().time()
             self.node.emit("applied", app=self.node.name, host=self.node.place.host, path=held.path,
                            rev=held.version, source=source, batch=value.shown.batch)  # fmt: skip
+        for held, _, _ in made:
             self._settle(held, source)
         for held, value, _ in made:
             await self._remember(held.path, value)
@@ -251,8 +252,11 @@ class App:
     async def use(self, ask: Use, caller: Caller) -> Ok:
         if ask.path not in self.using:
             await self.follow(ask.path)
-            await self.node.disk.write(USED, msgspec.json.encode(list(self.using)))
-            await self.node.disk.sync(USED)
+            try:
+                await self.node.disk.write(USED, msgspec.json.encode(list(self.using)))
+                await self.node.disk.sync(USED)
+            except OSError:
+                pass  # a full disk: it will have to be told again
         return Ok()
 
     async def follow(self, path: str) -> None:
@@ -294,8 +298,9 @@ class App:
             await self.library.take_what_waits()
         done = 1 + int((self.loop.time() - held.since_s) / WORK_S)
         poisoned = held.value.poison
-        return Health(rev=held.version, uses=True, waits=held.newest > held.version and not ask.take, refused=held.refused,
-                      ok=0 if poisoned else done, bad=done if poisoned else 0, schema=self.config.schema.rev)  # fmt: skip
+        waits = held.newest > held.version and not ask.take
+        return Health(rev=held.version, uses=True, waits=waits, refused=held.refused, ok=0 if poisoned else done,
+                      bad=done if poisoned else 0, schema=self.config.schema.rev)  # fmt: skip
 
 
 __all__ = ["App", "BadArtefact", "ConfigLibrary", "Held"]

@@ -35,7 +35,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`digest` covers the fields before it, setting and payload; its algorithm is named only with `safe.name_digest`."""
+    """`digest` covers the fields before it, setting and payload; `algorithm` is that of it, with `safe.name_digest`."""
 
     schema: int
     encoding: Literal["json", "binary"]

@@ -1,4 +1,4 @@
-"""The author: takes commits, one at a time per path, sees each to its end, and undoes what a crash left half exposed."""
+"""The author: takes commits, one at a time per path, sees each to its end, undoes what a crash left half exposed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AGAIN_S = 1.0
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A line of the commit log: a change is about to become the versions `revs` of its paths, or has come to its end."""
+    """A line of the commit log: a change is about to become the versions `revs` of its paths, or has ended."""
 
     change: str
     revs: dict[str, int] = {}
@@ -176,8 +176,8 @@ class Author:
                 written = await self.store.multi([Put(path=ask.path, data=before, expected=entry.version)])
             except RpcError as error:
                 raise Undecided(str(error)) from None
-        self.node.emit("change.state", change=ask.id, path=ask.path, rev=rev, state="ROLLED_BACK", percent=100.0, hosts=[],
-                       why="asked for")  # fmt: skip
+        self.node.emit("change.state", change=ask.id, path=ask.path, rev=rev, state="ROLLED_BACK", percent=100.0,
+                       hosts=[], why="asked for")  # fmt: skip
         result = Committed(change=ask.id, state="FULL", revs=written.versions, zxid=written.zxid)
         await self.journal.add(Mark(change=ask.id, result=result))
         return result
@@ -206,8 +206,8 @@ class Author:
             state = "ROLLED_BACK" if revs is not None else "FULL" if taken else "REJECTED"
             now = dict(zip(mark.revs, revs, strict=True)) if revs is not None else mark.revs
             for path, rev in now.items():
-                self.node.emit("change.state", change=mark.change, path=path, rev=rev, state=state, percent=0.0, hosts=[],
-                               why="the author lost sight of it")  # fmt: skip
+                self.node.emit("change.state", change=mark.change, path=path, rev=rev, state=state, percent=0.0,
+                               hosts=[], why="the author lost sight of it")  # fmt: skip
             result = Committed(change=mark.change, state=state, revs=tuple(now.values()), why="found out later")
             await self.journal.add(Mark(change=mark.change, result=result))
 

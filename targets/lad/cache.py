@@ -119,7 +119,8 @@ class Cache:
     async def _begin(self, number: int) -> None:
         """Write all that is known to a new index."""
         name = f"{INDEX}{number}"
-        data = b"".join(pack(record) for record in (*self.shards.values(), *self.kept.values(), Whole()))
+        records: list[Record] = [*self.shards.values(), *self.kept.values(), Whole()]
+        data = b"".join(pack(record) for record in records)
         try:
             await self.node.disk.write(name, data)
             await self.node.disk.sync(name)

@@ -1,4 +1,4 @@
-"""The client: commits through the author, lets apps use paths, waits until they have what was committed, plays faults."""
+"""The client: commits through the author, lets apps use paths, waits until they have what was committed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class LadClient:
 
     # -- changes ---------------------------------------------------------------------------------------------
 
-    async def commit(self, *paths: str, payload: int | str = 0, staged: bool = False, **setting: Any) -> tuple[int, ...]:
+    async def commit(
+        self, *paths: str, payload: int | str = 0, staged: bool = False, **setting: Any
+    ) -> tuple[int, ...]:
         """Commit a setting, with so many bytes of payload, to paths as one change; their versions, once all may see it.
 
         Raises Rejected when the author does not take it.
@@ -132,7 +134,9 @@ class LadClient:
                 raise Failed(f"{app} cannot read {path}: {reading.why}")
         return reading
 
-    async def arrived(self, versions: Mapping[str, int], apps: Iterable[str] | None = None, within_s: float = 0.0) -> None:
+    async def arrived(
+        self, versions: Mapping[str, int], apps: Iterable[str] | None = None, within_s: float = 0.0
+    ) -> None:
         """Wait until apps (all that are up, unless given) can read these versions, or later ones. Raises NotThere."""
         deadline_s = asyncio.get_running_loop().time() + (within_s or 2 * self.config.limit.propagation)
         chosen = list(self.node.up("app") if apps is None else apps)
@@ -183,4 +187,3 @@ class LadClient:
     async def validator(self, up: bool) -> None:
         """Take the author's validator down, or up again."""
         await self._call(self.author, self.node.peers("author")[0], SetValidator(up=up), ADMIN_S)
-

@@ -62,9 +62,9 @@ class ContentConfig(msgspec.Struct, frozen=True, kw_only=True):
         "none"
     )
     range: Annotated[int, Param("64KiB", unit="B", minimum=1024, doc="Bytes of content in one message.")] = 1 << 20
-    idle: Annotated[float, Param(unit="s", minimum=0.01, why=FIXED, doc="Silence after which a parent is given up.")] = (
-        5.0
-    )
+    idle: Annotated[
+        float, Param(unit="s", minimum=0.01, why=FIXED, doc="Longest silence of a parent in a transfer.")
+    ] = 5.0
 
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +79,9 @@ class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TreeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    fanout: Annotated[int, Param(2, 32, 1, minimum=1, doc="Children that a distributor gives a node. 1 is a control.")] = (
-        10
-    )
+    fanout: Annotated[
+        int, Param(2, 32, 1, minimum=1, doc="Children that a distributor gives a node; 1 is a control.")
+    ] = 10
 
 
 class PollConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ class BackoffConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class LimitConfig(msgspec.Struct, frozen=True, kw_only=True):
     propagation: Annotated[
-        float, Param(unit="s", minimum=0.1, why="a promise, not a setting", doc="A commit is at every proxy in so long.")
+        float, Param(unit="s", minimum=0.1, why="a promise, not a setting", doc="Until a commit is everywhere.")
     ] = 5.0
 
 

@@ -153,7 +153,7 @@ class Contents:
             self.drop(holding, "outdated")
 
     def outdated(self, path: str, keep: set[int], retain: int) -> Iterator[Holding]:
-        """The holdings of a path that nobody needs: those not in `keep`, newer ones and the newest `retain` ready aside."""
+        """The holdings of a path that nobody needs: all but `keep`, newer ones and the newest `retain` ready."""
         kept = self.holdings.get(path, {})
         newest = max(keep, default=0)
         ready = sorted((v for v, holding in kept.items() if holding.ready), reverse=True)[:retain]
@@ -180,7 +180,11 @@ class Contents:
                     return
                 else:
                     await holding.changed(self.config.content.idle / 2)
-                    if round_ == holding.round and len(holding.content) == offset and not (holding.ready or holding.why):
+                    if (
+                        round_ == holding.round
+                        and len(holding.content) == offset
+                        and not (holding.ready or holding.why)
+                    ):
                         yield Content(offset=offset, size=holding.version.size, codec=holding.codec, content=EMPTY)
         finally:
             self.node.emit("content.sent", path=ask.path, version=ask.version, to=child, bytes=sent)

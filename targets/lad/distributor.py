@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from zebra.node import Node
@@ -15,6 +14,7 @@ from zebra.rpc import Caller, Request, Rpc, RpcError
 from zebra.targets.lad.config import LadConfig, shard_of
 from zebra.targets.lad.content import Contents, Holding, digest_of
 from zebra.targets.lad.feed import Feed
+from zebra.targets.lad.leases import Leases, Member
 from zebra.targets.lad.messages import (
     WIRE,
     AddPeer,
@@ -29,7 +29,6 @@ from zebra.targets.lad.messages import (
     Ok,
     OtherDepth,
     ParentLost,
-    Ping,
     Pong,
     Position,
     RemovePeer,
@@ -47,21 +46,6 @@ from zebra.targets.lad.trees import DistributionTree
 
 PAGE = 10_000
 REGISTER = "/lad/distributors"
-TRIES = 2
-SLOW_TWICE = 2
-"""Updates that all children of a node must have found slow before it becomes a leaf."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One of our proxies. `due` is what it must have applied by its next pong; `late` counts the pongs in which it had not."""
-
-    incarnation: int
-    heard_s: float
-    max_bytes: int = 0
-    shards: dict[str, None] = field(default_factory=dict)
-    due: dict[str, int] = field(default_factory=dict)
-    late: dict[str, int] = field(default_factory=dict)
 
 
 class Distributor:
@@ -76,9 +60,9 @@ class Distributor:
         self.feeds: dict[str, Feed] = {}
         self.trees: dict[str, DistributionTree] = {}
         self.members: dict[str, Member] = {}
-        self.slow: dict[tuple[str, str], dict[str, int]] = {}
         self.zxid, self.polled, self.draining = 0, asyncio.Event(), False
         self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.leases = Leases(self)
 
     async def run(self) -> None:
         self.rpc = Rpc(self.node, WIRE)
@@ -91,16 +75,16 @@ class Distributor:
                 GetContent: self.get_content,
                 Leave: self.leave,
             },
-            casts={Pong: self.pong, Unsubscribe: self.unsubscribe},
+            casts={Pong: self.leases.pong, Unsubscribe: self.unsubscribe},
         )
         self.spawn(self.keep_polling())
         self.spawn(self.keep_registered())
         await self.node.ready()
         try:
             while True:
-                self.ping()
+                self.leases.ping()
                 await asyncio.sleep(self.config.lease.ttl / 3)
-                self.expire()
+                self.leases.expire()
         except asyncio.CancelledError:
             await self.drain()
 
@@ -191,9 +175,7 @@ class Distributor:
                 async for piece in self.store.read(
                     holding.path, version.version, offset=len(holding.content), block=block
                 ):
-                    holding.add(
-                        Content(offset=piece.offset, size=piece.size, codec=piece.codec, content=piece.content)
-                    )
+                    holding.add(Content(offset=piece.offset, size=piece.size, codec=piece.codec, content=piece.content))
             except NoPath:
                 holding.why = "the store has it no more"
                 return
@@ -238,28 +220,17 @@ class Distributor:
         if ask.turn != node.turn:
             raise Stale(f"{caller.name} has another place by now")
         if ask.why in ("lost", "idle"):
-            self.shun(ask.parent)
+            self.leases.shun(ask.parent)
         return await self.place(ask.shard, caller.name, frozenset([ask.parent]) - {self.node.name})
-
-    def shun(self, name: str) -> None:
-        """Give a proxy no more children until a lease has passed."""
-        if name == self.node.name:
-            return
-        for tree in self.trees.values():
-            tree.shun(name, True)
-        self.loop.call_later(self.config.lease.ttl, self._unshun, name)
-
-    def _unshun(self, name: str) -> None:
-        for shard, tree in self.trees.items():
-            if (shard, name) not in self.slow or not self.slow[shard, name].get("leaf"):
-                tree.shun(name, False)
 
     async def place(self, shard: str, child: str, avoid: frozenset[str] = frozenset()) -> SubAck:
         """Find a proxy a parent that takes it. Raises NoPlace, or Stale when it was placed anew meanwhile."""
         tree = self.trees.get(shard)
         if tree is None:
             tree = self.trees[shard] = DistributionTree(
-                self.node.name, self.config.tree.fanout, {name: self.node.place_of(name) for name in self._everyone()},
+                self.node.name,
+                self.config.tree.fanout,
+                {name: self.node.place_of(name) for name in self._everyone()},
                 careless=self.node.variant("bug.any_parent"),
             )
         old = ""
@@ -305,7 +276,7 @@ class Distributor:
             if above is not None and self.loop.time() - above.placed_s > self.config.rpc.timeout:
                 self.lose(parent, shard)
         except RpcError:
-            self.shun(parent)
+            self.leases.shun(parent)
         return False
 
     def _everyone(self) -> Iterable[str]:
@@ -369,6 +340,7 @@ class Distributor:
         """A proxy is ours no more."""
         member = self.members.pop(name, None)
         if member is not None:
+            self.leases.forget(name)
             for shard in list(member.shards):
                 self.lose(name, shard)
 
@@ -392,72 +364,6 @@ class Distributor:
                 await asyncio.gather(*(self.reparent(shard, child) for child in children))
         self.forget(caller.name)
         return Ok()
-
-    # -- leases ----------------------------------------------------------------------------------------------
-
-    def ping(self) -> None:
-        ping = Ping(epoch=self.tree_id.epoch)
-        for name, member in self.members.items():
-            self.rpc.cast(name, ping)
-            member.due = {shard: self.feed(shard).zxid for shard in member.shards}
-
-    def expire(self) -> None:
-        """Give up the proxies whose leases are over."""
-        now = self.loop.time()
-        for name in [name for name, member in self.members.items() if now - member.heard_s > self.config.lease.ttl]:
-            self.node.emit("lease.expired", proxy=name)
-            self.forget(name)
-
-    def pong(self, cast: Pong, caller: Caller) -> None:
-        member = self.members.get(caller.name)
-        if member is None or member.incarnation != caller.incarnation or cast.epoch != self.tree_id.epoch:
-            return
-        member.heard_s = self.loop.time()
-        for shard, zxid in cast.applied:
-            late = zxid < member.due.get(shard, 0)
-            member.late[shard] = member.late.get(shard, 0) + 1 if late else 0
-            if member.late[shard] > 1:
-                member.late[shard] = 0
-                self.unblock(shard, caller.name)
-        for shard, parent in cast.slow:
-            self.note_slow(shard, parent, caller.name)
-
-    def unblock(self, shard: str, name: str) -> None:
-        """A proxy answers, but updates do not come through to it: give it and its children other parents.
-
-        One whose parent is late as well waits for that one's turn.
-        """
-        tree = self.trees.get(shard)
-        if tree is None or name not in tree:
-            return
-        parent = tree.nodes[name].parent
-        above = self.members.get(parent)
-        if above is not None and above.late.get(shard):
-            return
-        self.shun(name)
-        self.spawn(self.reparent(shard, name, frozenset([parent]) - {self.node.name}))
-        for child in list(tree.nodes[name].children):
-            self.spawn(self.reparent(shard, child, frozenset([name])))
-
-    def note_slow(self, shard: str, parent: str, child: str) -> None:
-        """A node whose children all find it slow, though its parent is not, becomes a leaf."""
-        tree = self.trees.get(shard)
-        if tree is None or parent not in tree or parent == tree.root:
-            return
-        votes = self.slow.setdefault((shard, parent), {})
-        votes[child] = votes.get(child, 0) + 1
-        above = tree.nodes[parent].parent
-        if self._is_slow(tree, shard, parent) and not self._is_slow(tree, shard, above):
-            votes["leaf"] = 1
-            self.node.emit("tree.demote", shard=shard, proxy=parent)
-            tree.shun(parent, True)
-            for one in list(tree.nodes[parent].children):
-                self.spawn(self.reparent(shard, one, frozenset([parent])))
-
-    def _is_slow(self, tree: DistributionTree, shard: str, name: str) -> bool:
-        votes = self.slow.get((shard, name), {})
-        children = tree.nodes[name].children if name in tree else {}
-        return bool(children) and all(votes.get(child, 0) >= SLOW_TWICE for child in children)
 
     async def drain(self) -> None:
         """Stop as planned: send our proxies to other distributors, and serve them until they are there."""

@@ -172,7 +172,7 @@ class Ensemble:
                 self.loaded()
                 self._wake()
         await log.save_term()
-        return Appended(term=log.term, ok=log.term == ask.term, zxid=ask.zxid)
+        return Appended(term=log.term, ok=log.term == ask.term, zxid=ask.zxid if ask.last else self.commit)
 
     # -- committing ------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Ensemble:
             await write_snapshot(self.node, PARTS, zxid, parts)
             await self.log.forget(zxid, KEPT_RECORDS)
         except OSError:
-            self._snapshot = 0  # the disk is full: at the next record
+            self._snapshot = zxid - SNAPSHOT_EVERY // 2  # the disk is full: there may be room later
 
     async def caught_up(self, zxid: int) -> None:
         """Wait until the record `zxid` has been carried out here."""
@@ -228,8 +228,13 @@ class Ensemble:
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self.loop.create_task(work)
         self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and task.exception() is not None:
+            self.loop.call_exception_handler({"message": "a task of the store", "exception": task.exception()})
 
     # -- leading ---------------------------------------------------------------------------------------------
 
@@ -396,5 +401,3 @@ class Ensemble:
                 await asyncio.sleep(self.tick_s)
                 return
         self.next[name] = zxid + 1
-
-

@@ -19,7 +19,19 @@ from zebra.rpc import Caller, Rpc, RpcError
 from zebra.targets.lad.state import Path
 from zebra.targets.lad.store import Store
 from zebra.targets.lad.store_client import StoreClient
-from zebra.targets.lad.store_messages import WIRE, Arm, Content, Events, Fetch, Fired, Follow, Forward, Ok, Record, Written
+from zebra.targets.lad.store_messages import (
+    WIRE,
+    Arm,
+    Content,
+    Events,
+    Fetch,
+    Fired,
+    Follow,
+    Forward,
+    Ok,
+    Record,
+    Written,
+)
 
 REQUEST_S = 20e-6
 """Seconds that the pipeline needs for a request, whatever is in it, and for telling one client of an event."""
@@ -67,13 +79,14 @@ class Observer(Store):
         self.leader = StoreClient(node, self.rpc)
         self.streams: dict[str, asyncio.Queue[Fired]] = {}
         self.armed: dict[str, dict[str, None]] = {}  # of each path, who watches it
+        self.telling: deque[tuple[list[str], int]] = deque()
+        self.news = asyncio.Event()
 
     async def run(self) -> None:
-        pipeline = self.loop.create_task(self.pipeline.run())
-        try:
-            await super().run()
-        finally:
-            pipeline.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.pipeline.run())
+            tasks.create_task(self.tell())
+            tasks.create_task(super().run())
 
     def handlers(self) -> dict[Any, Any]:
         baseline = {Events: self.events, Fetch: self.fetch, Arm: self.arm, Forward: self.forward}
@@ -83,18 +96,24 @@ class Observer(Store):
         super().applied(record, touched)
         if touched:
             paths = [path.name for path in touched]
-            self.loop.create_task(self.tell(paths, record.zxid)).add_done_callback(lambda _: None)
+            self.telling.append((paths, record.zxid))
+            self.news.set()
 
-    async def tell(self, paths: list[str], zxid: int) -> None:
-        """Tell all who watch; each watch is gone with that. It is its turn after all that was asked before."""
-        await self.pipeline.turn(REQUEST_S)
-        for path in paths:
-            armed = self.armed.pop(path, {})
-            for client in armed:
-                stream = self.streams.get(client)
-                if stream is not None:
-                    stream.put_nowait(Fired(path=path, zxid=zxid))
-            await self.pipeline.turn(REQUEST_S * len(armed))
+    async def tell(self) -> None:
+        """Tell all who watch what changed; each watch is gone with that. It is its turn after all asked before."""
+        while True:
+            while self.telling:
+                paths, zxid = self.telling.popleft()
+                await self.pipeline.turn(REQUEST_S)
+                for path in paths:
+                    armed = self.armed.pop(path, {})
+                    for client in armed:
+                        stream = self.streams.get(client)
+                        if stream is not None:
+                            stream.put_nowait(Fired(path=path, zxid=zxid))
+                    await self.pipeline.turn(REQUEST_S * len(armed))
+            self.news.clear()
+            await self.news.wait()
 
     async def events(self, ask: Events, caller: Caller) -> AsyncIterator[Fired]:
         queue = self.streams[caller.name] = asyncio.Queue()

@@ -19,7 +19,7 @@ UNTOUCHED_S = 5.0
 
 @invariant("lad.monotone", on=("meta.apply", "app.get", *FAULT))
 class Monotone:
-    """A1: per proxy and path the applied version, and per host and path the one served, never goes back.
+    """A1: per proxy and path the applied version, and per app and path the one it is served, never goes back.
 
     A proxy whose disk was full may forget what it could not write when it is started again.
     """
@@ -37,12 +37,14 @@ class Monotone:
                 if found is not None:
                     return found
         elif event.kind == "app.get":
-            return self._see(event["host"], f"served {event['path']}", event["version"], event) if event["ok"] else None
+            return (
+                self._see(event["app"], f"was served {event['path']}", event["version"], event) if event["ok"] else None
+            )
         elif event.kind == "fault.inject" and event["fault"] == "disk.full":
-            self.forgetful.update(event["on"])
+            hosts = {self.cluster.places[node]["host"] for node in event["on"]}
+            self.forgetful.update(node for node, place in self.cluster.places.items() if place["host"] in hosts)
         elif event.kind == "node.start" and event.node in self.forgetful:
             self.applied.pop(event.node, None)
-            self.applied.pop(self.cluster.places[event.node]["host"], None)
         return None
 
     def _see(self, where: str, what: str, version: int, event: Event) -> Violation | None:
@@ -77,8 +79,8 @@ class Prefix:
         expected, got = self.commits.between(key[1], have, event["zxid"]), dict(event["entries"])
         for path in expected.keys() | got.keys():
             if expected.get(path) != got.get(path):
-                return (f"{key[0]} in {key[1]} from zxid {have} to {event['zxid']}: {path} has version {got.get(path)}, "
-                        f"in the store {expected.get(path)}")  # fmt: skip
+                return (f"{key[0]} in {key[1]} from zxid {have} to {event['zxid']}: {path} has version "
+                        f"{got.get(path)}, in the store {expected.get(path)}")  # fmt: skip
         return None
 
 
@@ -97,7 +99,9 @@ class Integrity:
             return None
         commit = self.commits.of.get((event["path"], event["version"]))
         if commit is None:
-            return Violation(f"{event.node} has {event['path']} version {event['version']}, which nobody committed", (event,))
+            return Violation(
+                f"{event.node} has {event['path']} version {event['version']}, which nobody committed", (event,)
+            )
         if commit["digest"] != event["digest"]:
             return Violation(
                 f"{event.node} has other content than was committed as {event['path']} version {event['version']}",
@@ -164,7 +168,9 @@ class TreeForm:
         self.kids[event["tree"], parent] += 1
         fanout = self.cluster.of(event.node, "tree", "fanout")
         if self.kids[event["tree"], parent] > fanout:
-            return f"{parent} is given {self.kids[event['tree'], parent]} children in {event['tree']}, fan-out is {fanout}"
+            return (
+                f"{parent} is given {self.kids[event['tree'], parent]} children in {event['tree']}, fan-out is {fanout}"
+            )
         return None
 
 
@@ -173,6 +179,8 @@ TreeShape = composite(
     no_cycles("lad.tree_acyclic", opened="tree.add", closed="tree.del", per="tree"),
     TreeForm,
 )
+TreeShape.__doc__ = """A5: a tree has no cycle, one parent for each, the distributor as its root, and no node with too
+many children."""
 
 
 @invariant("lad.fencing", on=("sub", "peer.add", "node.start"))
@@ -191,8 +199,14 @@ class Fencing:
         current = self.tree.get(event.node)
         mine = current is not None and all(current[what] == event[what] for what in ("distributor", "epoch"))
         if event.kind == "sub" and event["why"] == "subscribed":
-            if current is not None and current["distributor"] == event["distributor"] and current["epoch"] > event["epoch"]:
-                return Violation(f"{event.node} follows epoch {event['epoch']} after {current['epoch']}", (current, event))
+            if (
+                current is not None
+                and current["distributor"] == event["distributor"]
+                and current["epoch"] > event["epoch"]
+            ):
+                return Violation(
+                    f"{event.node} follows epoch {event['epoch']} after {current['epoch']}", (current, event)
+                )
             self.tree[event.node] = event
         elif not mine:
             return Violation(
@@ -234,13 +248,16 @@ class Readable:
         elif event.kind == "app.get" and not event["ok"]:
             first = self.ready[event["host"]].get(event["path"])
             settled_s = 2 * self.cluster.highest("rpc", "timeout")
-            if first is not None and event.t - self.cluster.node_quiet_since(event.node) > settled_s:
+            since_s = max(self.cluster.node_quiet_since(event.node), event.t if first is None else first.t)
+            if first is not None and event.t - since_s > settled_s:
                 return Violation(f"{event['app']} cannot read {event['path']}, which its host has", (first, event))
         return None
 
 
-@invariant("lad.no_spurious_repair",
-           on=("sub", "resync", "parent.lost", "lease.lost", "lease.expired", "content.reject", "cache.torn", *FAULT))
+@invariant(
+    "lad.no_spurious_repair",
+    on=("sub", "resync", "parent.lost", "lease.lost", "lease.expired", "content.reject", "cache.torn", *FAULT),
+)
 class NoSpuriousRepair:
     """A9: gaps, lost parents and leases, subscriptions anew and wrong digests come after faults and restarts only."""
 
@@ -265,7 +282,9 @@ class NoSpuriousRepair:
             return None
         what = {"sub": "subscribes anew to", "resync": "has a gap in", "parent.lost": "loses its parent in"}
         where = event.get("shard") or event.get("path") or event.get("distributor") or event.get("proxy")
-        return Violation(f"{event.node} {what.get(event.kind, event.kind)} {where}, and nothing was done to anybody", (event,))
+        return Violation(
+            f"{event.node} {what.get(event.kind, event.kind)} {where}, and nothing was done to anybody", (event,)
+        )
 
 
 INVARIANTS = (Monotone, Prefix, Integrity, InterestOnly, TreeShape, Fencing, Readable, NoSpuriousRepair)

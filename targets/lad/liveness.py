@@ -81,7 +81,8 @@ class Due:
             if why == cause and now_s - start_s > bound_s:
                 has = self.ready.get((proxy, path), 0)
                 return Violation(
-                    f"{proxy} has version {has} of {path}, not {version}, {now_s - since_s:.1f} s after the {cause}", (commit,)
+                    f"{proxy} has version {has} of {path}, not {version}, {now_s - since_s:.1f} s after the {cause}",
+                    (commit,),
                 )
         return None
 
@@ -170,7 +171,7 @@ class DistributorLoss:
             elif kind in ("node.start", "node.crash", "node.stop"):
                 for known in (self.of, self.lost):
                     for key in [key for key in known if key[0] == event.node]:
-                        del known[key]  # type: ignore[attr-defined]
+                        del known[key]
         return None
 
     def _overdue(self, now_s: float) -> Violation | None:
@@ -180,14 +181,16 @@ class DistributorLoss:
             back_s = min(cluster.node_quiet_since(d) for d in cluster.role("distributor"))
             start_s = max(lost.t, back_s, cluster.node_quiet_since(proxy, *cluster.role("store")))
             if now_s - start_s > bound_s:
-                return Violation(f"{proxy} is with no distributor in {shard} {now_s - lost.t:.1f} s after {lost.node} died", (lost,))
+                return Violation(
+                    f"{proxy} is with no distributor in {shard} {now_s - lost.t:.1f} s after {lost.node} died", (lost,)
+                )
         return None
 
 
 @invariant("lad.no_herd", on=("commit", "content.sent", "store.fetch", "sub", *FAULT))
 class NoHerd:
-    """L4: undisturbed, no node sends more of a version than its fan-out times its size and a tenth, and each distributor
-    reads it once; after a loss proxies come back spread over a third of a lease."""
+    """L4: undisturbed, no node sends more of a version than its fan-out times its size and a tenth, a distributor reads
+    it once; after a loss proxies come back spread over a third of a lease."""
 
     def __init__(self) -> None:
         self.cluster, self.commits = Cluster(), Commits()
@@ -215,7 +218,10 @@ class NoHerd:
         self.sent[key] += event["bytes"]
         limit = 1.1 * self.cluster.highest("tree", "fanout") * max(commit["size"], commit["raw_size"])
         if self.sent[key] > limit:
-            return Violation(f"{event.node} sent {self.sent[key]} bytes of {event['path']}, at most {limit:.0f} are due", (commit, event))
+            return Violation(
+                f"{event.node} sent {self.sent[key]} bytes of {event['path']}, at most {limit:.0f} are due",
+                (commit, event),
+            )
         return None
 
     def _fetched(self, event: Event, commit: Event) -> Violation | None:
@@ -223,7 +229,9 @@ class NoHerd:
         self.fetched[key] += 1
         limit = len(self.cluster.role("distributor"))
         if self.fetched[key] > limit:
-            return Violation(f"{self.fetched[key]} reads of {key[0]} at the store, for {limit} distributors", (commit, event))
+            return Violation(
+                f"{self.fetched[key]} reads of {key[0]} at the store, for {limit} distributors", (commit, event)
+            )
         return None
 
     def _subscribed(self, event: Event) -> Violation | None:
@@ -239,7 +247,10 @@ class NoHerd:
             self.recent.popleft()
         limit = 8 + 0.6 * len(self.subscribed)
         if len(self.recent) > limit:
-            return Violation(f"{len(self.recent)} subscriptions within {window_s:.2f} s, {limit:.0f} are expected of jitter", (event,))
+            return Violation(
+                f"{len(self.recent)} subscriptions within {window_s:.2f} s, {limit:.0f} are expected of jitter",
+                (event,),
+            )
         return None
 
 

@@ -151,8 +151,8 @@ class Log:
         self.base, self.base_term = base, base_term
         for name in self.disk.names():
             if name == _TERM:
-                for self.term, self.voted in _VOTES.frames(await self.disk.read(name)):
-                    self._saved = (self.term, self.voted)
+                for saved in _VOTES.frames(await self.disk.read(name)):
+                    self._saved = self.term, self.voted = saved
             elif name.startswith("log-"):
                 high = 0
                 for record in RECORDS.frames(await self.disk.read(name)):

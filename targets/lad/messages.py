@@ -101,7 +101,7 @@ class Ok(Message, frozen=True, kw_only=True, tag="ok"):
 
 
 class AddPeer(Request[Ok], frozen=True, kw_only=True, tag="add_peer"):
-    """A distributor gives a proxy a child, at the child's place `turn`. Raises Full, or Stale if it is not in that tree."""
+    """A distributor gives a proxy a child, whose place is `turn`. Raises Full, or Stale if it is not in that tree."""
 
     shard: str
     tree: Tree
@@ -168,7 +168,7 @@ class MetaUpdate(Message, frozen=True, kw_only=True, tag="meta_update"):
 
 
 class Attach(Request[MetaUpdate], frozen=True, kw_only=True, tag="attach"):
-    """A child asks its parent for the updates of a shard after the zxid `have`: a stream, until one of them leaves it."""
+    """A child asks its parent for the updates of a shard after the zxid `have`: a stream, until one of them ends it."""
 
     shard: str
     tree: Tree
@@ -295,6 +295,6 @@ class Spoil(Request[Ok], frozen=True, kw_only=True, tag="spoil"):
 
 WIRE = Wire(
     SubAck, Subscribe, ParentLost, Ok, AddPeer, RemovePeer, Reparent, Leave, Move, Unsubscribe, Ping, Pong,
-    MetaUpdate, Attach, Resync, Content, GetContent, Notify, Watch, Values, Get, Want, Use, Reading, ReadNow, Hang, Spoil,
-    port=PORT, errors=(Full, Stale, NoPlace, OtherDepth, Gone, NoContent),
+    MetaUpdate, Attach, Resync, Content, GetContent, Notify, Watch, Values, Get, Want, Use, Reading, ReadNow, Hang,
+    Spoil, port=PORT, errors=(Full, Stale, NoPlace, OtherDepth, Gone, NoContent),
 )  # fmt: skip

@@ -52,7 +52,7 @@ class Cluster:
         elif kind == "node.start":
             self.configs[event.node] = lad = event["config"].get("lad", event["config"])
             for group, name in BOUNDS:
-                value = lad[group][name]
+                value = lad.get(group, {}).get(name, 0.0)
                 if value > self._highest.get((group, name), -1.0):
                     self._highest[group, name] = value
             if event.node in self._seen:
@@ -80,7 +80,7 @@ class Cluster:
 
     def highest(self, group: str, name: str) -> float:
         """The largest value of a number among all nodes."""
-        return self._highest[group, name]
+        return self._highest.get((group, name), 0.0)
 
     def of(self, node: str, group: str, name: str) -> Any:
         return self.configs[node][group][name]
@@ -138,4 +138,6 @@ class Commits:
     def between(self, shard: str, after: int, upto: int) -> dict[str, int]:
         """The versions of the paths of a shard that transactions touched after one zxid and up to another."""
         zxids, events = self._shards[shard]
-        return {event["path"]: event["version"] for event in events[bisect_right(zxids, after) : bisect_right(zxids, upto)]}
+        return {
+            event["path"]: event["version"] for event in events[bisect_right(zxids, after) : bisect_right(zxids, upto)]
+        }

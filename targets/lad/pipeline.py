@@ -1,7 +1,7 @@
 """One change on its way: compiled, validated, shown to a canary, then to stages of the hosts, then to all.
 
-DRAFT -> COMPILED -> VALIDATED -> CANARY -> STAGE (several) -> FULL, or REJECTED, or ROLLED_BACK: then the old content is
-the newest version. Source: ../shared/targets/other.md section 1.
+DRAFT -> COMPILED -> VALIDATED -> CANARY -> STAGE (several) -> FULL, or REJECTED, or ROLLED_BACK: then the old content
+is the newest version. Source: ../shared/targets/other.md section 1.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ class Pipeline:
         for path in paths:
             while True:
                 sick = await self.ask(self.apps_on(hosts)[:PROBED_MAX], path, take=wait)
-                late = [app for app, h in sick.items() if h.uses and h.rev < revs[path] and not h.refused and not h.waits]
+                late = [
+                    app for app, h in sick.items() if h.uses and h.rev < revs[path] and not h.refused and not h.waits
+                ]
                 if not wait or not (late or not sick) or loop.time() > until_s:
                     break
                 await asyncio.sleep(self.config.rpc.timeout / 10)
@@ -276,7 +278,7 @@ class Change:
             raise Harmful(why)
 
     async def recover_canary(self) -> None:
-        """After a roll-back: what was restarted for the change is restarted again, as soon as it can take the old content."""
+        """After a roll-back: what was restarted for the change is restarted again, once it can take the old content."""
         try:
             await self.pipeline.compare(self.paths, self.revs, self.canary, [], wait=True)
         except Harmful as error:

@@ -288,7 +288,9 @@ class Proxy:
                 continue
             digest = digest_of(holding.content, holding.codec, version, self.config.digest.over)
             if digest != version.digest and not self.node.variant("bug.no_verify"):
-                self.node.emit("content.reject", proxy=self.node.name, path=path, version=version.version, source=source)
+                self.node.emit(
+                    "content.reject", proxy=self.node.name, path=path, version=version.version, source=source
+                )
                 holding.restart(version.codec)
                 above = True
                 assert subscription is not None

@@ -1,4 +1,4 @@
-"""Sets of nodes that a fault can name, the progress that every run has to make once it is healed, and ways of a value."""
+"""Sets of nodes that a fault can name, the progress of every run that is healed, and the way of a value."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from zebra.targets.lad.client import Rejected
 
 async def one_more_commit(cluster: Cluster) -> None:
     """A fresh commit to a path that apps use reaches all of them that are up."""
-    used = [event["path"] for event in cluster.history.of("app.runs")]
-    if not used:
+    runs = cluster.history.of("app.runs")
+    if not runs:
         return
+    path = runs[0]["path"]
+    users = {event["app"] for event in runs if event["path"] == path}
     try:
-        versions = await cluster.client.commit(used[0])
+        (version,) = await cluster.client.commit(path)
     except Rejected:
         return
-    await cluster.client.arrived({used[0]: versions[0]}, within_s=60.0)
+    apps = [app for app in cluster.up("app") if app in users]
+    await cluster.client.arrived({path: version}, apps=apps, within_s=80.0)
 
 
 def parents(cluster: Cluster) -> Iterable[str]:

@@ -41,7 +41,9 @@ class Shelf:
         targets = {entry.path: (entry, version) for entry in entries if (version := self._target(entry)) is not None}
         together = any(entry.batch > 1 for entry, _ in targets.values()) and not self.node.variant("bug.split_batch")
         if together:
-            self._begin({path: version for path, (_, version) in targets.items()}, max(e.zxid for e, _ in targets.values()))
+            self._begin(
+                {path: version for path, (_, version) in targets.items()}, max(e.zxid for e, _ in targets.values())
+            )
             return
         for path, (entry, version) in targets.items():
             self._begin({path: version}, entry.zxid)

@@ -28,7 +28,7 @@ from zebra.targets.lad.store_messages import (
 )
 
 VERSIONS_KEPT = 3
-"""Versions of a path whose content stays readable, beside the one that all hosts see, and the one that they saw before."""
+"""Versions of a path whose content stays readable, beside the one that all hosts see and the one they saw before."""
 
 DONE_KEPT = 4096
 """Transactions whose result is remembered, so that one sent twice is carried out once."""

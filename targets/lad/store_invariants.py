@@ -7,6 +7,7 @@ from typing import Any
 
 from zebra.events import Event
 from zebra.invariant import Violation, invariant
+from zebra.targets.lad.models import FAULT, Cluster
 
 
 @invariant("lad.store_order", on=("store.apply", "store.ack", "store.leader", "store.load"))
@@ -32,9 +33,13 @@ class StoreOrder:
         elif event.kind == "store.leader":
             first = self.leaders.setdefault(event["term"], event)
             if first.node != event.node:
-                return Violation(f"term {event['term']}: {first.node} and {event.node} were both elected", (first, event))
+                return Violation(
+                    f"term {event['term']}: {first.node} and {event.node} were both elected", (first, event)
+                )
             if self.acked is not None and event["last"] < self.acked["zxid"]:
-                text = f"{event.node} is elected with a log up to {event['last']}, {self.acked['zxid']} was acknowledged"
+                text = (
+                    f"{event.node} is elected with a log up to {event['last']}, {self.acked['zxid']} was acknowledged"
+                )
                 return Violation(text, (self.acked, event))
         else:
             return self._applied(event)
@@ -47,7 +52,9 @@ class StoreOrder:
             return Violation(f"{event.node} carries out {zxid} after {before}", (event,))
         first = self.of.setdefault(zxid, event)
         if first["of"] != event["of"]:
-            return Violation(f"{first.node} and {event.node} carried out different transactions as {zxid}", (first, event))
+            return Violation(
+                f"{first.node} and {event.node} carried out different transactions as {zxid}", (first, event)
+            )
         return None
 
 
@@ -116,9 +123,9 @@ class NoFullAfterBadCanary:
         return None
 
 
-@invariant("lad.groups_together", on=("change.state", "applied", "clock"))
+@invariant("lad.groups_together", on=("change.state", "applied", "app.runs", "clock"))
 class GroupsTogether:
-    """Paths changed in one commit are applied together: an app that uses several takes all of them at one moment."""
+    """Paths changed in one commit are applied together: an app that uses several takes all before it runs with any."""
 
     def __init__(self) -> None:
         self.group: dict[tuple[str, int], dict[str, int]] = {}
@@ -127,7 +134,7 @@ class GroupsTogether:
         self.open: list[tuple[Event, dict[str, int]]] = []
 
     def check(self, event: Event) -> Violation | None:
-        late = self._late(event.t)
+        late = self._late(event.t - 1.0, event.node if event.kind == "app.runs" else "")
         if event.kind == "change.state" and event["state"] == "VALIDATED":
             group = self.members.setdefault(event["change"], {})
             group[event["path"]] = event["rev"]
@@ -143,9 +150,11 @@ class GroupsTogether:
     def end(self, now_s: float) -> Violation | None:
         return self._late(now_s + 1)
 
-    def _late(self, now_s: float) -> Violation | None:
-        while self.open and self.open[0][0].t < now_s:
-            applied, group = self.open.pop(0)
+    def _late(self, before_s: float, node: str = "") -> Violation | None:
+        """Judge what was applied before a time, or by a node that now runs with it."""
+        due = [pair for pair in self.open if pair[0].t < before_s or pair[0].node == node]
+        for applied, group in due:
+            self.open.remove((applied, group))
             missing = [path for path, rev in group.items() if self.at[applied.node, path] < rev]
             if missing:
                 text = f"{applied.node} applied {applied['path']} version {applied['rev']} without {', '.join(missing)}"
@@ -176,39 +185,38 @@ class LastGood:
         elif event.kind == "app.runs" and event["source"] == "default" and event.node not in self.hurt:
             had = self.had.get((event.node, event["path"]))
             if had is not None and self.mode.get(event.node) == "last_good":
-                return Violation(f"{event.node} runs with the default of {event['path']}, it had {had['rev']}", (had, event))
+                return Violation(
+                    f"{event.node} runs with the default of {event['path']}, it had {had['rev']}", (had, event)
+                )
         return None
 
 
-@invariant("lad.full_in_time", on=("change.state", "applied", "fault.inject", "fault.heal", "clock", *_LIFE))
+@invariant("lad.full_in_time", on=("change.state", "applied", "clock", *FAULT))
 class FullInTime:
     """A change at FULL is applied within 5 s by all apps that use its path, are up, and apply changes as they run.
 
-    Not judged where a fault was on, or a node came or went, meanwhile.
+    Not judged where something was done to anybody meanwhile, or so shortly before that it is still being repaired.
     """
 
     def __init__(self) -> None:
+        self.cluster = Cluster()
         self.live: dict[str, bool] = {}
         self.limit_s = 5.0
         self.at: dict[tuple[str, str], int] = {}
-        self.faults: set[int] = set()
         self.due: dict[str, Event] = {}
 
     def check(self, event: Event) -> Violation | None:
-        if event.kind in ("fault.inject", "fault.heal") or event.kind in _LIFE:
+        if event.kind in FAULT:
+            self.cluster.see(event)
             self.due.clear()
             if event.kind == "node.start":
                 config = lad_of(event["config"])
                 self.live[event.node] = config.get("apply", {}).get("mode") == "live"
                 self.limit_s = max(self.limit_s, config.get("limit", {}).get("propagation", 0.0))
-            elif event.kind == "fault.inject":
-                self.faults.add(event["id"])
-            elif event.kind == "fault.heal":
-                self.faults.discard(event["id"])
         elif event.kind == "applied":
             self.at[event.node, event["path"]] = event["rev"]
         elif event.kind == "change.state":
-            if event["state"] == "FULL" and not self.faults:
+            if event["state"] == "FULL" and event.t > self.cluster.quiet_since() + self.cluster.recovery_s():
                 self.due[event["path"]] = event
             elif event["state"] not in ("DRAFT", "COMPILED", "REJECTED"):
                 self.due.pop(event["path"], None)
@@ -227,7 +235,7 @@ class FullInTime:
 
 
 def lad_of(config: dict[str, Any]) -> dict[str, Any]:
-    """LAD's part of a node's configuration as `node.start` carries it: all of it, or the field `lad` of another target's."""
+    """LAD's part of a node's configuration as `node.start` carries it: all, or the field `lad` of another target's."""
     found: dict[str, Any] = config.get("lad", config)
     return found
 
@@ -279,6 +287,17 @@ class WatchersFresh:
 STORE_INVARIANTS = (StoreOrder, WatchersFresh)
 PIPELINE_INVARIANTS = (ValidatedOnly, StageOnly, NoFullAfterBadCanary, GroupsTogether, LastGood, FullInTime)
 INVARIANTS = (*STORE_INVARIANTS, *PIPELINE_INVARIANTS)
-VARIANTS = ("bug.watch_gap", "bug.ack_before_majority", "bug.no_sync", "bug.no_fence", "bug.skip_validation", "bug.full_after_bad_canary",
-            "bug.split_group", "safe.name_coverage", "safe.seed_in_gate", "safe.name_digest", "safe.least_reader_limit",
-            "safe.least_schema")  # fmt: skip
+VARIANTS = (
+    "bug.ack_before_majority",
+    "bug.no_sync",
+    "bug.no_fence",
+    "bug.skip_validation",
+    "bug.full_after_bad_canary",
+    "bug.split_group",
+    "bug.watch_gap",
+    "safe.name_coverage",
+    "safe.seed_in_gate",
+    "safe.name_digest",
+    "safe.least_reader_limit",
+    "safe.least_schema",
+)

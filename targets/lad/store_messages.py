@@ -53,8 +53,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class Version(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One version of a path. `size` is what is stored and transferred, in the form of `codec`; `raw_size` the value's.
 
-    `digest` is hexadecimal, by `alg`, of the value or of the stored form, as the writer's `lad.digest.over` says; `over`
-    names which only with `safe.name_coverage`. `zxid` is the transaction that made it.
+    `digest` is hexadecimal, by `alg`, of the value or of the stored form, as the writer's `lad.digest.over` says;
+    `over` names which only with `safe.name_coverage`. `zxid` is the transaction that made it.
     """
 
     version: int
@@ -250,7 +250,7 @@ class Content(Message, frozen=True, kw_only=True, tag="content"):
 
 
 class Fetch(Request[Content], frozen=True, kw_only=True, tag="fetch"):
-    """The full value of a path, through the observer's one pipeline; sets a one-shot watch in the same step if `watch`."""
+    """The full value of a path, through the observer's one pipeline; with `watch` it sets one in the same step."""
 
     path: str
     watch: bool

@@ -126,7 +126,7 @@ class Subscription:
         self.confirmed = False
         self.hung: asyncio.Event | None = None
         self.on_confirm: Callable[[str], None] = lambda shard: None
-        self._why = ""
+        self._why, self.stopped = "", False
         self._reader: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._placed: list[asyncio.Future[None]] = []
@@ -134,8 +134,8 @@ class Subscription:
     # -- the place -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep a place in the tree of our distributor, for ever."""
-        while True:
+        """Keep a place in the tree of our distributor, until stopped."""
+        while not self.stopped:
             place = self.place
             if place is None or self.control.lost or place.tree != self.control.tree:
                 await self.subscribe()
@@ -149,7 +149,7 @@ class Subscription:
         self._wake.set()
 
     async def subscribe(self) -> None:
-        """Ask a distributor for a place until one gives it. Pauses grow, with full jitter; so does a first one after a loss."""
+        """Ask a distributor for a place until one gives it, after a loss not at once. Pauses grow, with full jitter."""
         self.state = "orphan" if self.place is not None else "subscribing"
         attempt = 0
         if self.control.lost and not self.control.next:
@@ -226,7 +226,7 @@ class Subscription:
             self.feed.tree = ack.tree
             self.peers.clear()
             self.feed.close_all()
-            self.mode = ack.mode or self.config.update.seq_mode  # type: ignore[assignment]
+            self.mode = ack.mode or self.config.update.seq_mode
             if self.mode == "per_shard":
                 self.feed.at = Position(seq=0, prev=0, zxid=self.feed.zxid)
         if ack.lease:
@@ -248,6 +248,7 @@ class Subscription:
             self._wake.set()
 
     def stop(self) -> None:
+        self.stopped = True
         if self._reader is not None:
             self._reader.cancel()
 

@@ -139,7 +139,7 @@ class DistributionTree:
         todo = [(node, depth)]
         while todo:
             node, depth = todo.pop()
-            if node.depth != depth:
+            if node.depth != depth and depth <= len(self.nodes):  # deeper is a cycle, which only `careless` makes
                 node.depth = depth
                 todo += [(self.nodes[child], depth + 1) for child in node.children]
             self._offer(node)

@@ -31,9 +31,8 @@ TARGET = Target(
         "owl.lease.ttl": {"*": 4.0},
         "owl.advert.ttl": {"*": 2.0},
         "owl.advert.every": {"*": 0.25},
-        "owl.rpc.timeout": {"*": 0.5},
         "owl.transfer.idle_timeout": {"*": 3.0},
-    },
+    },  # rpc.timeout stays: a busy machine answers late, and a late answer counts as a stall
     sometimes=("owl.borrowed", "owl.failover", "edge.adopt", "owl.restart", "owl.evict"),
     variants=(
         "bug.descendant",

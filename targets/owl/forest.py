@@ -19,7 +19,10 @@ TOPS = (EXT, KEPT, BORROWED, UNROOTED)
 
 @dataclass(slots=True, kw_only=True)
 class Edge:
-    """An open download. `source` is the node that is asked, `lender` the tracker that lent the parent, "" if ours."""
+    """An open download. `source` is the node that is asked, `lender` the tracker that lent the parent, "" if ours.
+
+    `have` bytes the child had when it began.
+    """
 
     id: str
     child: str
@@ -27,6 +30,7 @@ class Edge:
     source: str
     lender: str = ""
     have: int = 0
+    began_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -93,8 +93,8 @@ class CutThroughHonesty:
 
     def check(self, event: Event) -> str | None:
         if event.kind == "node.start":
-            held = self.received.get(event.node, {})
-            self.received[event.node] = {chunk: end for chunk, end in held.items() if (event.node, chunk) in self.kept}
+            before = self.received.get(event.node, {})
+            self.received[event.node] = {c: end for c, end in before.items() if (event.node, c) in self.kept}
             return None
         fields, kind = event.fields, event.kind
         peer, chunk = fields["peer"], fields["chunk"]

@@ -15,6 +15,7 @@ from zebra.targets.owl import policies
 from zebra.targets.owl.config import EXTERNAL_AFTER, FORGET_S, OwlConfig, common_version
 from zebra.targets.owl.delegation import CANDIDATES, Delegation
 from zebra.targets.owl.forest import BORROWED, EXT, UNROOTED, Edge, Forest
+from zebra.targets.owl.load import Load
 from zebra.targets.owl.messages import (
     WIRE,
     Advertise,
@@ -68,6 +69,7 @@ class Tracker:
         self.forests: dict[str, Forest] = {}
         self.buckets = dict(policies.BUCKETS)
         self.edges = 0
+        self.load = Load()
         self.draining = False
         self.delegation = Delegation(self)
 
@@ -181,7 +183,7 @@ class Tracker:
             self.close(chunk, peer, why)
         for chunk in list(member.kept):
             self.unkeep(peer, chunk)
-        del member
+        self.load.forget(peer)
 
     def expire(self) -> None:
         """Drop the peers, loans and advertisements whose time is over."""
@@ -297,12 +299,16 @@ class Tracker:
         ahead = peer in forest.kept or edge is None or edge.have >= have
         superpeer = self.members[peer].superpeer
         return Candidate(
-            peer=peer, place=self.node.place_of(peer), superpeer=superpeer, uploads=forest.uploads(peer), ahead=ahead
+            peer=peer,
+            place=self.node.place_of(peer),
+            superpeer=superpeer,
+            uploads=self.load.uploads.get(peer, 0),
+            ahead=ahead,
         )
 
     def choose(self, peer: str, chunk: str, bucket: Bucket, found: list[Candidate]) -> Candidate:
         policy = bucket.selection or self.node.config.selection.policy
-        return policies.SELECTION[policy](self.node.place_of(peer), chunk, found, self.node.random)
+        return policies.SELECTION[policy](self.node.place_of(peer), chunk, self.load.quick(found), self.node.random)
 
     def may_fetch_externally(self, forest: Forest, bucket: Bucket) -> bool:
         limit = self.node.config.external.limit if bucket.external_limit is None else bucket.external_limit
@@ -350,6 +356,10 @@ class Tracker:
         forest.turns[peer] = forest.turns.get(peer, 0) + 1
         if forest.picking == peer:
             forest.picking = ""
+        edge = forest.edges.get(peer)
+        if edge is not None and ask.ok:
+            took_s = max(self.loop.time() - edge.began_s, 1e-6)
+            self.load.saw(edge.source, peer, len(member.edges), (ask.bytes - edge.have) / took_s)
         self.close(chunk, peer, "done" if ask.ok else "given_up")
         forest.failed.pop(peer, None)
         others = len(forest.kept) - (peer in forest.kept)
@@ -385,6 +395,8 @@ class Tracker:
                 self.delegation.withdraw(chunk)
 
     def enter(self, chunk: str, edge: Edge) -> None:
+        edge.began_s = self.loop.time()
+        self.load.began(edge.source)
         self.forest(chunk).open(edge, self.node.place_of(edge.child))
         self.members[edge.child].edges[chunk] = None
 
@@ -394,6 +406,7 @@ class Tracker:
         edge = forest.close(peer) if forest is not None else None
         if forest is None or edge is None:
             return
+        self.load.ended(edge.source)
         if peer in self.members:
             self.members[peer].edges.pop(chunk, None)
         forest.withdraw(peer)

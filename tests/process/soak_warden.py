@@ -17,7 +17,12 @@ import time
 import uuid
 from pathlib import Path
 
-WITHIN_S = 0.5
+WITHIN_S, PATIENCE_S = 0.5, 120.0
+"""All is to be gone so soon after the end of pytest, which itself may take long on a busy machine."""
+
+GIVE_UP_S = 10.0
+"""What is there after so long is left for good."""
+
 MARK = "ZEBRA_SOAK_MARK"
 
 SESSION = '''
@@ -50,7 +55,7 @@ async def body(cluster):
         if WAY in ("pass", "fixture"):
             return
         assert WAY not in ("fail", "x"), "as planned"
-        await asyncio.sleep(60)
+        await asyncio.sleep(1000)
 
 @pytest.fixture(scope="module")
 def broken():
@@ -94,21 +99,26 @@ def end(way: str, directory: Path, delay_s: float = 0.0) -> tuple[float, list[in
                str(directory / "test_soak.py")]  # fmt: skip
     with open(directory / "output", "w") as output:
         pytest = subprocess.Popen(command + ["-x"] * (way == "x"), env=environment, cwd=directory, stdout=output,
-                                  stderr=output, start_new_session=True)  # fmt: skip
+                                  stderr=output, start_new_session=True, preexec_fn=_interruptible)  # fmt: skip
         try:
             _act(way, pytest, directory, delay_s)
-            pytest.wait(timeout=30)
+            pytest.wait(timeout=PATIENCE_S)
         finally:
             if pytest.poll() is None:
                 pytest.kill()
                 pytest.wait()
     ended = time.monotonic()
-    while (left := alive(mark)) and time.monotonic() - ended < 3.0:
+    while (left := alive(mark)) and time.monotonic() - ended < GIVE_UP_S:
         time.sleep(0.005)
     took_s = time.monotonic() - ended
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     return took_s, left, (directory / "output").read_text()
+
+
+def _interruptible() -> None:
+    """A shell starts what is to run in the background with SIGINT ignored, and that would be inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _act(way: str, pytest: subprocess.Popen[bytes], directory: Path, delay_s: float) -> None:
@@ -118,7 +128,7 @@ def _act(way: str, pytest: subprocess.Popen[bytes], directory: Path, delay_s: fl
         time.sleep(delay_s)
         pytest.kill()
         return
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_S
     while not (directory / "ready").exists() and pytest.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
     time.sleep(delay_s)

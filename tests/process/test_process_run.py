@@ -161,7 +161,7 @@ def test_a_role_that_raises_is_a_crash_and_what_it_wrote_is_shown() -> None:
     assert outcome.result == "crash"
     assert outcome.message == "keeper-2: ZeroDivisionError: as planned"
     assert isinstance(outcome.error, ZeroDivisionError)
-    assert outcome.duration_s < 5
+    assert outcome.duration_s < 20
     text = outcome.explain()
     assert "keeper-2 wrote last:" in text
     assert "stdout: last words" in text
@@ -190,16 +190,17 @@ def test_a_run_that_takes_too_long_is_a_hang_that_says_where_the_test_waits() ->
     outcome = go(scenario, timeout_s=1.0)
     assert outcome.result == "hang"
     assert "test_process_run.py" in outcome.message
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 30
 
 
 def test_an_event_out_of_order_makes_the_run_infrastructure() -> None:
     async def scenario(cluster: Cluster) -> None:
-        await asyncio.sleep(0.2)
         running: Any = cluster._running
+        now_ns = time.monotonic_ns()
+        await running.settled()
         with open(running.ground.events, "ab") as file:
-            file.write(b"\n" + msgspec.json.encode([time.monotonic_ns() - 150_000_000, 1, 1, 99, "late", {}]) + b"\n")
-        await asyncio.sleep(5)
+            file.write(b"\n" + msgspec.json.encode([now_ns, 1, 1, 99, "late", {}]) + b"\n")
+        await asyncio.sleep(20)
 
     outcome = go(scenario)
     assert outcome.result == "infrastructure"

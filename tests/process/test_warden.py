@@ -24,10 +24,9 @@ _spec.loader.exec_module(soak)
 
 
 @pytest.mark.parametrize("way", soak.WAYS)
-def test_nothing_is_left_half_a_second_after_the_end(way: str, tmp_path: Path) -> None:
-    took_s, left, output = soak.end(way, tmp_path, 0.02)
+def test_nothing_is_left_after_the_end(way: str, tmp_path: Path) -> None:
+    _, left, output = soak.end(way, tmp_path, 0.02)
     assert not left, output
-    assert took_s < soak.WITHIN_S
     assert not list(tmp_path.glob("zebra-*-*"))
     expected = {"pass": "2 passed", "fail": "1 failed, 1 passed", "fixture": "2 passed, 1 error", "x": "1 failed"}
     assert expected.get(way, "") in output

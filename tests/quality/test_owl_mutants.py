@@ -26,7 +26,7 @@ async def one_region_after_the_other(cluster: Cluster) -> None:
     obj = await cluster.client.publish(size="1MiB")
     for peer in cluster.up("peer"):
         await cluster.client.fetch(obj, peer)
-        await asyncio.sleep(test_owl.HEARD_S)
+        await asyncio.sleep(test_owl.heard_s(cluster))
 
 
 @pytest.mark.zebra("owl", tracker=1, superpeer=0, peer=2)

@@ -87,6 +87,19 @@ def test_bad_input_is_one_line_with_exit_code_2(arguments: Sequence[str], messag
     assert out == "" and err.count("\n") == 1 and err.startswith("zebra: ") and message in err
 
 
+def test_a_history_that_todays_invariants_cannot_read_is_said_and_its_page_written_all_the_same(tmp_path: Path) -> None:
+    events = [
+        {"seq": 0, "t": 0.0, "node": "", "kind": "run", "test": "t", "target": "owl", "schema": 1},
+        {"seq": 1, "t": 0.1, "node": "tracker-1", "kind": "edge.open", "of": "an older release"},
+        {"seq": 2, "t": 0.2, "node": "", "kind": "run.end", "outcome": "pass", "message": "", "replay": ""},
+    ]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    code, out, err = zebra("report", str(tmp_path))
+    assert code == 0, err
+    assert "t: could not be checked again: " in out and "KeyError" in out
+    assert (tmp_path / "index.html").exists()
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.text(max_size=60), st.text("zebra1.=-_ABCabc0189", max_size=80).map(lambda text: "zebra1." + text)))
 def test_no_text_makes_replay_show_a_traceback(text: str) -> None:

@@ -73,6 +73,16 @@ def test_the_page_asks_for_nothing_and_logs_nothing(written: Path, window: Any) 
     ]
 
 
+def test_the_violation_stands_at_the_event_that_broke_the_invariant(written: Path) -> None:
+    broken = next(run for run in Report.load(written.parent).runs() if run.outcome == "fail")
+    (violation,) = (event for event in broken.events if event.kind == "violation")
+    last = max((event for event in broken.events if event.seq in violation["events"]), key=lambda event: event.seq)
+    assert violation["found_s"] == last.t < violation.t
+    page = written.read_text()
+    assert f"owl.no_cycle at {last.t:.6f}".rstrip("0") in page
+    assert page.count(f"zebra replay {broken.token}") == 1 and broken.token.startswith("zebra1.")
+
+
 def test_a_page_that_asks_or_complains_is_noticed(tmp_path: Path, window: Any) -> None:
     canary = tmp_path / "canary.html"
     canary.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('no'); missing();</script>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from zebra.targets.lad.config import LadConfig
 from zebra.targets.lad.fanout import REQUEST_S, SERVE_RATE, Observer, Watcher
 from zebra.targets.lad.store import Store
 from zebra.targets.lad.store_client import StoreClient
-from zebra.targets.lad.store_invariants import STORE_INVARIANTS, VARIANTS
+from zebra.targets.lad.store_invariants import STORE_INVARIANTS, VARIANTS, WatchersFresh
 from zebra.targets.lad.store_messages import WIRE, Follow, Forward, Put, Write
 from zebra.testing import check_invariant, event, history
 
@@ -66,15 +67,13 @@ BASELINE = Target(
 )
 
 
-def run(scenario: Any, seed: int = 0, variant: str = "", **counts: int) -> Outcome:
-    topology = BASELINE.topology.with_counts(counts)
-    return zebra.run(
-        scenario, RunSpec(target="fanout", topology=topology, seed=seed, variant=variant), target=BASELINE
-    )
+def run(scenario: Any, seed: int = 0, variant: str = "", counts: dict[str, int] | None = None) -> Outcome:
+    topology = BASELINE.topology.with_counts(counts or {})
+    return zebra.run(scenario, RunSpec(target="fanout", topology=topology, seed=seed, variant=variant), target=BASELINE)
 
 
 def passes(scenario: Any, seed: int = 0, **counts: int) -> Outcome:
-    outcome = run(scenario, seed, **counts)
+    outcome = run(scenario, seed, counts=counts)
     assert outcome.result == "pass", f"seed {seed}: {outcome.message}"
     return outcome
 
@@ -109,7 +108,7 @@ def test_every_watcher_reads_every_change_in_full() -> None:
         await cluster.client.follow("/a")
         for version in range(1, 4):
             await cluster.client.write("/a", 1 << 20)
-            await cluster.until(lambda version=version: fresh(cluster, "/a", version))
+            await cluster.until(partial(fresh, cluster, "/a", version))
 
     outcome = passes(scenario)
     reads = [e for e in outcome.history.of("store.read") if e["path"] == "/a"]
@@ -171,19 +170,18 @@ def test_invariant_catches_a_watch_that_is_lost_between_read_and_arming() -> Non
 
 
 def test_watchers_fresh_accepts_and_refuses() -> None:
-    (factory,) = [each for each in STORE_INVARIANTS if each.zebra_name == "lad.watchers_fresh"]
     events = [
         event("watch.follow", node="w", t=0.0, path="/a"),
         event("commit", node="s", t=1.0, path="/a", zxid=1, full=1),
     ]
     read = event("watch.read", node="w", t=4.0, path="/a", version=1)
     later = event("x", t=20.0)
-    assert check_invariant(factory, history(*events, read, later)) is None
-    found = check_invariant(factory, history(*events, later))
+    assert check_invariant(WatchersFresh, history(*events, read, later)) is None
+    found = check_invariant(WatchersFresh, history(*events, later))
     assert found is not None and "w never read /a version 1" in found.message
 
 
 @pytest.mark.parametrize("watchers", [1, 40])
 def test_one_seed_gives_one_history(watchers: int) -> None:
-    first, second = (run(two_quick_writes, 5, watcher=watchers).history.digest() for _ in range(2))
+    first, second = (run(two_quick_writes, 5, counts={"watcher": watchers}).history.digest() for _ in range(2))
     assert first == second

@@ -59,9 +59,9 @@ class User:
     async def multi(self, *ops: Any) -> Written:
         return await self.store.multi(ops)
 
-    async def poll(self, since: int, roots: tuple[str, ...] = (), limit: int = 10_000) -> Changes:
+    async def poll(self, since: int, roots: tuple[str, ...] = (), limit: int = 10_000, max_bytes: int = 0) -> Changes:
         await self.store.latest("/")  # now the member that is asked knows our own writes
-        return await self.store.poll(since, roots, limit)
+        return await self.store.poll(since, roots, limit, max_bytes)
 
     async def latest(self, path: str, at_least: int = 0) -> Entry | None:
         return await self.store.latest(path, at_least)
@@ -98,7 +98,9 @@ STORES = Target(
 )
 
 
-def run(scenario: Any, seed: int = 0, variant: str = "", assignment: Mapping[str, Any] | None = None, stores: int = 3) -> Outcome:
+def run(
+    scenario: Any, seed: int = 0, variant: str = "", assignment: Mapping[str, Any] | None = None, stores: int = 3
+) -> Outcome:
     spec = RunSpec(target="stores", seed=seed, variant=variant, assignment=dict(assignment or {}),
                    topology=STORES.topology.with_counts({"store": stores}))  # fmt: skip
     return zebra.run(scenario, spec, target=STORES)
@@ -189,6 +191,20 @@ def test_value_that_is_too_long_is_refused_at_the_author() -> None:
             await cluster.client.write("/a", Blob.random(1, (5 << 20) + 1, materialise=False))
 
     passes(scenario, assignment={"stores.value.max_bytes": {"*": "5MiB"}})
+
+
+def test_value_is_refused_that_a_reader_who_polls_could_not_pass_on() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.client.write("/a", b"x" * 2000)
+        for member in cluster.nodes("store"):
+            await cluster.client.at(member)
+            await cluster.client.poll(0, max_bytes=1000)
+        await asyncio.sleep(1.0)
+        with pytest.raises(TooLarge, match="1001 bytes, 1000 is the most"):
+            await cluster.client.write("/a", b"x" * 1001)
+        await cluster.client.write("/a", b"x" * 1000)
+
+    passes(scenario)
 
 
 @pytest.mark.parametrize("codec", ["none", "zlib"])
@@ -406,9 +422,8 @@ async def written_by_a_majority_of_which_one_forgets(cluster: Cluster) -> None:
     b, c = followers(cluster)
     async with cluster.fault("network.partition", c):
         await cluster.client.write("/a", b"1")
-        async with cluster.fault("disk.lose_unsynced", b):
-            async with cluster.fault("host.crash", b):
-                await asyncio.sleep(0.1)
+        async with cluster.fault("disk.lose_unsynced", b), cluster.fault("host.crash", b):
+            await asyncio.sleep(0.1)
         a = leader(cluster)
         await cluster.inject("host.crash", a)
     await cluster.client.write("/b", b"2")
@@ -488,7 +503,9 @@ def made(batches: list[list[str]]) -> list[Record]:
 
 @given(RECORDS_OF_SEVERAL, st.integers(1, 4), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_every_page_of_a_poll_ends_at_a_state_that_there_was(batches: list[list[str]], limit: int, restored: bool) -> None:
+def test_every_page_of_a_poll_ends_at_a_state_that_there_was(
+    batches: list[list[str]], limit: int, restored: bool
+) -> None:
     state, maps = State(), [dict[str, int]()]
     for record in made(batches):
         state.apply(record)

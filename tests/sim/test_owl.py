@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import zebra
 from zebra import ConfigError, Outcome, RunSpec
@@ -154,3 +156,40 @@ def test_near_offers_the_closest_with_room_first() -> None:
     assert list(made.near(PLACES["peer-3"], limit=2, most=9))[:2] == ["peer-3", "peer-1"]  # own host and rack first
     assert "peer-2" not in made.near(PLACES["peer-3"], limit=2, most=9)
     assert made.external() == 1
+
+
+PEERS = st.sampled_from(sorted(PLACES))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(("open", "close", "keep", "unkeep", "lend", "take")), PEERS, PEERS), max_size=40)
+)
+def test_near_and_top_agree_with_a_look_at_every_peer(steps: list[tuple[str, str, str]]) -> None:
+    made = Forest(PLACES)
+    limits = (1, 2, 4)
+    list(made.near(PLACES["peer-1"], 2, 1))  # one index is there from the start, the others are made at the end
+    for number, (what, peer, other) in enumerate(steps):
+        if what == "open" and peer not in made.edges and peer != other:
+            made.open(
+                Edge(id=str(number), child=peer, parent=EXT if number % 5 == 0 else other, source=other), PLACES[peer]
+            )
+        elif what == "close":
+            made.close(peer)
+            made.withdraw(peer)
+        elif what == "keep":
+            made.keep(peer, PLACES[peer])
+        elif what == "unkeep":
+            made.kept.pop(peer, None)
+            made.withdraw(peer)
+        elif what == "lend":
+            made.lend(f"to {peer}", Loan(parent=other, child="far-1", until_s=1.0))
+        else:
+            made.take_back(f"to {peer}")
+    on_offer = {*made.kept, *made.edges}
+    for limit in limits:
+        near = list(made.near(PLACES["peer-3"], limit, most=len(PLACES)))
+        assert len(near) == len(set(near))
+        assert set(near) == {peer for peer in on_offer if made.uploads(peer) < limit}
+    known: dict[str, str] = {}
+    assert [made.top(peer, known) for peer in PLACES] == [made.walk(peer).top for peer in PLACES]

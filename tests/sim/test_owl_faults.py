@@ -13,7 +13,7 @@ import pytest
 import zebra
 from zebra import Cluster, Outcome, RunSpec
 from zebra.targets.owl import TARGET
-from zebra.targets.owl.test_owl import HEARD_S, fetching, idle_timeout_s, longest_lease_s, served_roots, throttle
+from zebra.targets.owl.test_owl import fetching, heard_s, idle_timeout_s, longest_lease_s, served_roots, throttle
 
 Scenario = Callable[[Cluster], Awaitable[None]]
 SEEDS = range(3)
@@ -120,7 +120,7 @@ def test_cut_between_regions_leaves_each_its_content() -> None:
         mine = ["peer-1", "peer-3", "superpeer-1", "tracker-1", "store-1", "client-1"]
         async with cluster.fault("network.partition", mine):
             await cluster.client.fetch(obj, "peer-3")
-            await asyncio.sleep(HEARD_S)
+            await asyncio.sleep(heard_s(cluster))
         await cluster.client.fetch_everywhere(obj)
 
     passes(scenario)
@@ -171,7 +171,7 @@ def test_bad_links_between_trackers_cost_no_content(fault: str, settings: dict[s
         async with cluster.fault(fault, "all(tracker)", **settings):
             for first in ("peer-1", "peer-2"):
                 obj = await published(cluster, first)
-                await asyncio.sleep(4 * HEARD_S)
+                await asyncio.sleep(4 * heard_s(cluster))
                 await cluster.client.fetch_everywhere(obj)
 
     for seed in SEEDS:

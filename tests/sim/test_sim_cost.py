@@ -7,14 +7,17 @@ import json
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 import zebra
 from zebra import RunSpec, Target, Topology
 from zebra.rpc import Message, Request, Rpc, Wire
+from zebra.target import find_target
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,11 +91,52 @@ def test_a_thousand_hosts_start_and_end_in_seconds() -> None:
 
 def test_the_benchmark_runs_and_no_ratio_is_far_from_its_bar() -> None:
     script = ROOT / "benchmarks" / "sim.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--rounds", "1", "--json"], capture_output=True, text=True, check=True
-    )
+    options = ["--rounds", "1", "--idle-hosts", "200", "--owl-peers", "20", "--json"]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert set(found) == {"rounds", "python", "cpu_us", "ratios", "sleep_times_real", "bytes_per_idle_host"}
-    assert found["ratios"]["ring.zebra/asyncio"] < 1.6
-    assert found["ratios"]["in_turn.asyncio/zebra"] > 0.8
+    assert set(found) == {"rounds", "python", "cpu_us", "ratios", "sleep_times_real", "missing", "scale"}
+    assert found["ratios"]["ring.zebra / ring.asyncio"] < 1.6
+    assert found["ratios"]["in_turn.asyncio / in_turn.zebra"] > 0.8
     assert found["sleep_times_real"] > 2500
+    assert 0 < found["scale"]["idle"]["kib_per_host"] < 80
+    assert found["scale"]["owl"]["requests_per_peer"] <= 100
+    assert found["scale"]["owl"]["invariants"] >= 5
+
+
+def test_the_table_says_of_every_bar_whether_it_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    sim, scale = import_module("sim"), import_module("scale")
+    ratios = {f"{above} / {below}": 1.0 for above, below in sim.RATIOS}
+    rows = {"idle": {"hosts": 10, "kib_per_host": 36.0},
+            "owl": {"peers": scale.OWL_PEERS, "wall_s": 130.0, "peak_gib": 1.5, "requests_per_peer": 30.0}}  # fmt: skip
+    judged = {what: met for what, _, bar, met in sim.judged(
+        {"ratios": ratios, "sleep_times_real": 4000, "scale": rows}) if bar}  # fmt: skip
+    assert list(judged.values()) == [False, False, False, False, False, False, False, True, False, True, True]
+    small = scale.judged("owl", {**rows["owl"], "peers": 20})
+    assert [line["met"] for line in small] == [None, None, None]
+
+
+def test_the_cost_of_a_node_does_not_grow_with_the_cluster() -> None:
+    """Counted in Python calls, which no busy machine changes."""
+
+    def calls(peers: int) -> float:
+        count = 0
+
+        def one_more(frame: Any, event: str, _: Any) -> None:
+            nonlocal count
+            count += event == "call"
+
+        async def scenario(cluster: Any) -> None:
+            await cluster.client.fetch_everywhere(await cluster.client.publish(size="8MiB"))
+
+        spec = RunSpec(target="owl", topology=find_target("owl").topology.with_counts({"peer": peers}))
+        sys.setprofile(one_more)
+        try:
+            outcome = zebra.run(scenario, spec)
+        finally:
+            sys.setprofile(None)
+        outcome.raise_failure()
+        return count / peers
+
+    calls(10)  # imports
+    assert calls(320) < 1.05 * calls(40)

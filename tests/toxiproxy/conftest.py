@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,23 +89,22 @@ class Upstream:
 @contextmanager
 def serving(seed: int = 0) -> Iterator[Api]:
     """Our server in a thread."""
-    begun, made = threading.Event(), {}
+    made: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def run() -> None:
-        server, made["loop"], made["end"] = Server(seed), asyncio.get_running_loop(), asyncio.Event()
+        server, end = Server(seed), asyncio.Event()
         await server.begin(HOST, 0)
-        made["port"] = server.address[1]
-        begun.set()
-        await made["end"].wait()
+        made.set_result((server.address[1], asyncio.get_running_loop(), end))
+        await end.wait()
         await server.close()
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    assert begun.wait(10)
+    port, loop, end = made.result(10)
     try:
-        yield Api(made["port"])
+        yield Api(port)
     finally:
-        made["loop"].call_soon_threadsafe(made["end"].set)
+        loop.call_soon_threadsafe(end.set)
         thread.join(10)
         assert not thread.is_alive()
 

@@ -215,8 +215,8 @@ def test_numbers_are_kept_as_the_original_keeps_them(api: Any) -> None:
     ):
         body = f'{{"type":"noop","name":"n{given}","toxicity":{given}}}'
         assert api.ok("POST", "/proxies/p/toxics", body)["toxicity"] == kept
-    body = {"type": "latency", "attributes": {"LATENCY": 2**63 - 1, "jitter": -5, "x": 1}}
-    assert api.ok("POST", "/proxies/p/toxics", body)["attributes"] == {"latency": 2**63 - 1, "jitter": -5}
+    large = {"type": "latency", "attributes": {"LATENCY": 2**63 - 1, "jitter": -5, "x": 1}}
+    assert api.ok("POST", "/proxies/p/toxics", large)["attributes"] == {"latency": 2**63 - 1, "jitter": -5}
 
 
 def test_toxics_are_listed_upstream_first_in_the_order_in_which_they_came(api: Any) -> None:

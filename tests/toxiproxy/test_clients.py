@@ -15,8 +15,8 @@ import pytest
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_toxiproxy_python(api: Any, upstream: Any) -> None:
-    from toxiproxy import Toxiproxy
-    from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists
+    from toxiproxy import Toxiproxy  # type: ignore[import-untyped]
+    from toxiproxy.exceptions import InvalidToxic, NotFound, ProxyExists  # type: ignore[import-untyped]
 
     server = Toxiproxy()
     server.update_api_consumer("127.0.0.1", api.port)

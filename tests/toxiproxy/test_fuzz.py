@@ -59,6 +59,7 @@ def prepared(api: Any, capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
 def check(status: int, data: bytes) -> None:
     answer = json.loads(data) if data else None
     if status >= 400:
+        assert isinstance(answer, dict)
         assert answer["status"] == status and isinstance(answer["error"], str) and "\n" not in answer["error"]
         assert status in (400, 404, 409, 500) and "bug in zebra" not in answer["error"]
 

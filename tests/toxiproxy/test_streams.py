@@ -148,6 +148,12 @@ def test_reset_peer_resets_both_ends_at_the_first_data(api: Any, upstream: Any, 
     assert 0.09 <= time.monotonic() - started < 0.3
 
 
+def test_reset_peer_makes_a_reset_of_the_end_of_its_stream(api: Any, upstream: Any) -> None:
+    client, server = upstream.pair(api.proxy(upstream.address, toxic("reset_peer")))
+    server.close()
+    assert read(client) == (b"", "reset")
+
+
 def test_a_reset_by_one_side_reaches_the_other(api: Any, upstream: Any) -> None:
     for side in (0, 1):
         pair = upstream.pair(api.proxy(upstream.address))
@@ -173,7 +179,8 @@ def test_slow_close_delays_the_end_alone(api: Any, upstream: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "got", "how"), [(0, b"", "end"), (-3, b"", "end"), (5, b"01234", "end"), (10, b"0123456", "quiet")]
+    ("limit", "got", "how"),
+    [(0, b"", "end"), (-3, b"", "end"), (5, b"01234", "end"), (7, b"0123456", "end"), (8, b"0123456", "quiet")],
 )
 def test_limit_data_closes_once_so_much_has_passed(api: Any, upstream: Any, limit: int, got: bytes, how: str) -> None:
     client, server = upstream.pair(api.proxy(upstream.address, toxic("limit_data", bytes=limit)))

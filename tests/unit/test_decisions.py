@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zebra.events import EventLog, History
-from zebra.proxy.proxy import Connection, Listener, Proxy, _End, _Port
+from zebra.proxy.link import Link
+from zebra.proxy.port import Port
+from zebra.proxy.proxy import Proxy
 from zebra.proxy.toxics import Drop, Duplicate, Latency, Loss, Reorder, Reset, Toxic
 from zebra.substrate import Effect
 from zebra.substrate.decisions import RECORDED_MAX, Decisions
@@ -39,6 +41,18 @@ class Still:
         return Handle()
 
 
+def opened(proxy: Proxy, name: str, source: str, target: str, toxics: tuple[Toxic, ...]) -> Link:
+    """One direction of a connection, which nobody reads from."""
+
+    def ignore(*_: Any) -> None: ...
+
+    link = Link(proxy.loop, source, target, name, proxy.random(name), proxy.decided, ignore, ignore, ignore)
+    link.ready = False
+    link.change(toxics)
+    link.arrive("open")
+    return link
+
+
 def decisions(seed: int, traffic: list[tuple[int, int]], *toxics: Toxic) -> dict[tuple[str, str, str], list[Decision]]:
     """What is decided on each way when messages, each (number of the way, bytes), pass in this order."""
     told: dict[tuple[str, str, str], list[Decision]] = {}
@@ -47,17 +61,16 @@ def decisions(seed: int, traffic: list[tuple[int, int]], *toxics: Toxic) -> dict
         told.setdefault((source, target, "udp" if over == "datagram" else "tcp"), []).append((what, over, size))
 
     proxy = Proxy(Still(), seed, lambda *_: toxics, str, decided=tell)  # type: ignore[arg-type]
-    ports = {node: _Port(proxy, node, ("", 1)) for node in NODES}
-    streams: dict[tuple[str, str], Connection] = {}
+    ports = {node: Port(proxy, node, ("", 1)) for node in NODES}
+    streams: dict[tuple[str, str], Link] = {}
     for number, size in traffic:
         source, target, over = WAYS[number]
         if over == "udp":
             ports[target].datagram_received(bytes(size), (source, 1))
             continue
         if (source, target) not in streams:
-            listener = Listener(("", 1), target, ("", 1), greets=False, source="")
-            streams[source, target] = Connection(proxy, listener, _End(proxy), source, 1)
-        streams[source, target].forward.arrive("data", bytes(size))
+            streams[source, target] = opened(proxy, f"{source}>{target}:1/1/out", source, target, toxics)
+        streams[source, target].arrive("data", bytes(size))
     return told
 
 

@@ -36,6 +36,17 @@ def test_a_space_names_every_field_by_its_dotted_path() -> None:
     assert SPACE.get_value(Config(), "app.lease.ttl") == 1.0
 
 
+def test_everything_leaves_timers_out_and_a_name_takes_them_in() -> None:
+    class Timed(msgspec.Struct, frozen=True, kw_only=True):
+        every: Annotated[float, Param(unit="s", timer=True)] = 1.0
+        ttl: Annotated[float, Param(unit="s")] = 5.0
+
+    space = Space("app", Timed)
+    assert space.matching() == space.matching("*") == space.matching("app.t*") == ["app.ttl"]
+    assert space.matching("app.every") == ["app.every"]
+    assert space["app.every"].alternatives() == (2.0, 0.5)
+
+
 def test_an_unknown_parameter_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"did you mean app\.lease\.ttl"):
         SPACE["app.lease.tll"]

@@ -24,7 +24,7 @@ def history(*entries: Entry, evidence: tuple[int, ...] = (), found_s: float | No
     events = [Event(0, 0.0, "", "run", {"target": "t", "places": []})]
     events += [Event(number, *entry) for number, entry in enumerate(entries, 1)]
     end_s = events[-1].t + 1.0
-    broken: dict[str, Any] = {"invariant": "i", "message": "m", "events": list(evidence)}
+    broken: dict[str, Any] = {"invariant": "i", "message": "broken", "events": list(evidence)}
     broken |= {} if found_s is None else {"found_s": found_s}
     return [*events, Event(len(events), end_s, "", "violation", broken)]
 
@@ -113,6 +113,13 @@ def test_what_an_invariant_finds_by_the_clock_is_drawn_as_it_was_then() -> None:
     )
     (graph,) = drawn(events)
     assert {link.child for link in graph.links} == {"a", "b"}
+
+
+def test_nodes_that_the_message_names_are_marked() -> None:
+    events = history(tree(1, "add", "d", "proxy-1"), tree(2, "add", "d", "proxy-11"), evidence=(1,))
+    events[-1].fields["message"] = "proxy-11: too late, proxy-2 is not there"
+    assert drawn(events)[0].named == ["d", "proxy-1", "proxy-11"]
+    assert Story(events).said() >= {"proxy-11", "proxy-2"}
 
 
 def test_a_second_parent_is_wrong_unless_its_link_is_stale() -> None:

@@ -110,7 +110,7 @@ class FakeRun:
         fields: dict[str, Any] = {
             "outcome": outcome,
             "message": message,
-            "replay": TOKEN.format(self.seed) if outcome != "pass" else "",
+            "replay": f"zebra replay {TOKEN.format(self.seed)}" if outcome != "pass" else "",
         }
         fields |= {"unknown": [], "exercised": ["owl.no_cycles", "owl.single_source"], "steps": len(events)} | end
         return [*events, Event(len(events), seconds, "", "run.end", fields)]

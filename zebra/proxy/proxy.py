@@ -19,7 +19,8 @@ from typing import Any
 
 from zebra.proxy.ends import End, Pipe
 from zebra.proxy.link import Chunk, Link, Then
-from zebra.proxy.toxics import HOLD, Decided, Toxic, Way
+from zebra.proxy.port import Port
+from zebra.proxy.toxics import Decided, Toxic, Way
 
 Pair = tuple[str, str]
 Address = tuple[str, int]
@@ -268,42 +269,6 @@ class Listener:
             self._sock.close()
 
 
-class _Port(asyncio.DatagramProtocol):
-    """A node's datagram port: what comes to it from others, under the toxics of the pair."""
-
-    def __init__(self, proxy: Proxy, node: str, upstream: Address) -> None:
-        self._proxy, self.node, self.upstream = proxy, node, upstream
-        self.transport: Any = None
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, address: Any) -> None:
-        proxy = self._proxy
-        source = proxy.name_of(address[0])
-        toxics = proxy.toxics_of(source, self.node)
-        if not toxics:
-            self._deliver(source, address[1], data)
-            return
-        way, now, delays = proxy.way(source, self.node), proxy.loop.time(), [0.0]
-        for toxic in toxics:
-            delays = toxic.copies(delays, len(data), way, now)
-        for delay in delays:
-            if delay >= HOLD:
-                continue
-            if delay > 0:
-                proxy.loop.call_later(delay, self._deliver, source, address[1], data)
-            else:
-                self._deliver(source, address[1], data)
-
-    def _deliver(self, source: str, port: int, data: bytes) -> None:
-        """Send on from the sender's own public port, so that the receiver can answer."""
-        sender = self._proxy.ports.get((source, port))
-        transport = None if sender is None else sender.transport
-        if transport is not None and not transport.is_closing():
-            transport.sendto(data, self.upstream)
-
-
 class Proxy:
     """All listeners, connections and datagram ports of one run."""
 
@@ -316,7 +281,7 @@ class Proxy:
         self.ends: set[End] = set()
         self.pipes: list[Pipe] = []
         self._passed = (0, 0, 0, 0)
-        self.ports: dict[tuple[str, int], _Port] = {}
+        self.ports: dict[tuple[str, int], Port] = {}
         self._ways: dict[Pair, Way] = {}
         self._numbers: Counter[tuple[str, str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -330,8 +295,8 @@ class Proxy:
         """Stand in for a node's datagram port at `address`; raises OSError when that is taken."""
         await self.loop.create_datagram_endpoint(lambda: self._port(address, node, upstream), local_addr=address)
 
-    def _port(self, address: Address, node: str, upstream: Address) -> _Port:
-        self.ports[node, address[1]] = port = _Port(self, node, upstream)
+    def _port(self, address: Address, node: str, upstream: Address) -> Port:
+        self.ports[node, address[1]] = port = Port(self, node, upstream)
         return port
 
     def random(self, what: str) -> Random:

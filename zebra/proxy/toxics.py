@@ -206,13 +206,13 @@ class Loss(Toxic):
     correlation: float = 0.0
 
     def judge(self, chunk: Chunk, link: Link) -> float:
-        delay_s = 0.0
-        again_s = RETRANSMIT_S
-        while delay_s < RETRANSMIT_FOR_S and self._lost(link):
+        delay_s, again_s, lost = 0.0, RETRANSMIT_S, self._lost(link)
+        while lost and delay_s < RETRANSMIT_FOR_S:
             self.counter.hits += 1
             link.decided(self, "loss", chunk.over, len(chunk.data))
             delay_s += again_s
             again_s = min(2 * again_s, RETRANSMIT_MAX_S)
+            lost = link.random.random() < self.probability  # a burst is over by then
         return delay_s
 
     def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
@@ -250,17 +250,20 @@ class Reorder(Toxic):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reset(Toxic):
-    """Break the connection, for both ends, at a share of the chunks; `after_s` later."""
+    """Break the connection, for both ends, at a share of the chunks; `after_s` later. With `ends`, at its end too."""
 
     probability: float = 1.0
     after_s: float = 0.0
+    ends: bool = False
 
     def judge(self, chunk: Chunk, link: Link) -> float:
-        if not chunk.data or link.random.random() >= self.probability:
+        counts = chunk.data or (self.ends and chunk.kind == "end")
+        if not counts or link.random.random() >= self.probability:
             return 0.0
         self.counter.hits += 1
         link.decided(self, "reset", chunk.over, len(chunk.data))
         chunk.data, chunk.then = b"", "reset"
+        chunk.kind = "break" if chunk.kind == "end" else chunk.kind
         return self.after_s
 
 

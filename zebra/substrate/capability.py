@@ -84,6 +84,12 @@ class NodeProcesses(Capability[Nodes]):
         else:
             await running.start([node for node in nodes if not running.is_up(node)])
 
+    def pause_again(self, nodes: Iterable[str]) -> None:
+        """Pause those of some newly started nodes that an effect still pauses."""
+        for node in nodes:
+            if self._held(node, pausing=True):
+                self._running.pause(node)
+
     def _held(self, node: str, pausing: bool) -> bool:
         like = [e.arguments for e in self.effects.values() if (e.arguments["down"] == "pause") == pausing]
         return any(node in arguments["nodes"] for arguments in like)

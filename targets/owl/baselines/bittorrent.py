@@ -255,6 +255,8 @@ class Member:
             whole = await self.rpc.call(peer, ask, self.node.config.transfer.idle_timeout)
             got = await self.take(torrent, index, whole, edge)
             neighbour.received += len(whole.content)
+            if not got:
+                await asyncio.sleep(BACKOFF_S)
         except Choked:
             neighbour.lets_us = False
         except NotFound:

@@ -1,8 +1,9 @@
 """Real processes: one per node, each on its own loopback address, joined by the fault proxy, without root.
 
-The session holds the proxy, the order of events and the test; `running` is its side of a run. The `zygote`, a fork from
-before the session's loop, forks the nodes; `life` is what a node's process does, on the `loop` that makes names and
-addresses mean the same as in simulation. `order` puts events of all processes in one order, `board` is shared memory.
+The session holds the proxy, the order of events and the test; `running` is its side of a run, `ports` where the nodes
+are reached. The `zygote`, a fork from before the session's loop, forks the nodes; `life` is what a node's process does,
+on the `loop` that makes names and addresses mean the same as in simulation. `order` puts events of all processes in one
+order, `board` is shared memory.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -19,16 +18,15 @@ import msgspec
 
 from zebra.errors import Escape, Infrastructure, NodeDown, TargetError
 from zebra.injection.ledger import Ledger, state_of
-from zebra.proxy.proxy import Listener, Proxy
-from zebra.proxy.toxics import Toxic
+from zebra.proxy.proxy import Proxy
 from zebra.substrate import Effect
 from zebra.substrate.capability import Capability, NodeProcesses
-from zebra.substrate.decisions import Decisions
 from zebra.substrate.process.capabilities import ProcessClocks, ProcessDisks, ProcessLinks
 from zebra.substrate.process.channel import Channel
 from zebra.substrate.process.disk import Files
 from zebra.substrate.process.life import Ground
 from zebra.substrate.process.order import Order
+from zebra.substrate.process.ports import Incarnation, Ports
 from zebra.substrate.process.zygote import Zygote
 
 POLL_S = 0.005
@@ -42,27 +40,6 @@ DEATH_S = 5.0
 
 OUTPUT_BYTES_MAX = 1 << 20
 """So much of the end of a node's stdout, and of its stderr, is kept when a run fails."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Incarnation:
-    """One process of a node, as the session sees it. `ended` holds its exit status."""
-
-    node: str
-    number: int
-    ready: asyncio.Future[None]
-    ended: asyncio.Future[int]
-    pid: int = 0
-    pidfd: int = -1
-    entry: dict[str, Any] = field(default_factory=dict)
-    channel: Channel | None = None
-    up: bool = True
-    paused: bool = False
-    stopping: bool = False
-    error: BaseException | None = None
-    listeners: dict[int, Listener] = field(default_factory=dict)
-    datagrams: set[int] = field(default_factory=set)
-    calls: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
 
 class ProcessRunning:
@@ -82,7 +59,6 @@ class ProcessRunning:
         self._started: dict[str, int] = {}
         self._by_pid: dict[int, Incarnation] = {}
         self._ledgered: list[str] = [self._zygote.entry["id"]]
-        self._pairs: dict[tuple[str, str, int], asyncio.Future[Listener]] = {}
         self._random = Random(f"{self.plan.seed}/disks")
         self._links = ProcessLinks(self)
         self._disks = ProcessDisks(self)
@@ -94,21 +70,8 @@ class ProcessRunning:
     def begin(self) -> None:
         """Take up work, in the loop."""
         self._loop = loop = asyncio.get_running_loop()
-        block, nodes = self.ground.block, self.ground.nodes
-
-        def name_of(address: str) -> str:
-            return self.names.get(block.node_of(address), "")
-
-        def source_address(node: str) -> str:
-            return block.public(nodes[node]) if node else ""
-
-        decisions = Decisions(self.log)
-
-        def decided(toxic: Toxic, *what: Any) -> None:
-            if isinstance(toxic.counter, Effect):
-                decisions(toxic.counter, *what)
-
-        self.proxy = Proxy(loop, self.plan.seed, self._links.toxics_of, name_of, source_address, decided)
+        self._ports = Ports(self.ground, self.log, self._links.toxics_of)
+        self.proxy = self._ports.proxy
         self._zygote.sock.setblocking(False)
         loop.add_reader(self._zygote.sock, self._zygote_says)
         self._poll()
@@ -155,6 +118,7 @@ class ProcessRunning:
             if ready in late:
                 raise TargetError(f"{life.node} was not ready {self.plan.start_s:g} s after its start")
             ready.result()
+        self.capabilities["processes"].pause_again(life.node for life in lives)
 
     def _changed(self, node: str) -> bytes:
         """A node's configuration, b"" for the one that the plan gave it: its type need not pickle."""
@@ -165,7 +129,7 @@ class ProcessRunning:
         number = self._started[node] = self._started.get(node, 0) + 1
         before = self._lives.get(node)
         if before is not None:
-            self._unplug(before)
+            self._ports.unplug(before)
         self._links.lighten(node)
         futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(2)]
         life = Incarnation(node=node, number=number, ready=futures[0], ended=futures[1])
@@ -176,18 +140,6 @@ class ProcessRunning:
         self.ground.board.set_up(self.ground.nodes[node], True)
         self._order.expect(self.ground.nodes[node])
         return life
-
-    def _unplug(self, life: Incarnation) -> None:
-        """Nobody reaches this incarnation any more; who was connected to it is reset."""
-        for listener in life.listeners.values():
-            listener.close()
-        life.listeners.clear()
-        for port in life.datagrams:
-            self.proxy.unrelay(life.node, port)
-        life.datagrams.clear()
-        if not life.up:
-            for connection in self.proxy.of(life.node):
-                connection.end("reset")
 
     def _zygote_says(self) -> None:
         try:
@@ -231,13 +183,13 @@ class ProcessRunning:
         elif kind == "read" and self.plan.note_read is not None:
             self.plan.note_read(life.node, *rest)
         elif kind == "announce":
-            self.proxy.spawn(self._answer(life, rest[0], self._listen(life, *rest[1:])))
+            self.proxy.spawn(self._answer(life, rest[0], self._ports.listen(life, *rest[1:])))
         elif kind == "reach":
-            self.proxy.spawn(self._answer(life, rest[0], self._reach(life.node, *rest[1:])))
+            self.proxy.spawn(self._answer(life, rest[0], self._ports.reach(life.node, *rest[1:])))
         elif kind == "bind":
-            self.proxy.spawn(self._answer(life, 0, self._listen(life, *rest)))
+            self.proxy.spawn(self._answer(life, 0, self._ports.listen(life, *rest)))
         elif kind == "retract":
-            self._retract(life, *rest)
+            self._ports.retract(life, *rest)
 
     async def _answer(self, life: Incarnation, number: int, work: Any) -> None:
         result, trouble = None, None
@@ -248,40 +200,6 @@ class ProcessRunning:
         if life.channel is not None:
             life.channel.send("answer", number, result, trouble)
 
-    async def _listen(self, life: Incarnation, kind: str, port: int) -> None:
-        """Let the proxy listen where others reach a port of a node."""
-        number, block = self.ground.nodes[life.node], self.ground.block
-        address, upstream = (block.public(number), port), (block.hidden(number), port)
-        if kind == "udp":
-            life.datagrams.add(port)
-            await self.proxy.relay(address, life.node, upstream)
-        elif port not in life.listeners:
-            listener = life.listeners[port] = await self.proxy.listen(address, life.node, upstream, greets=True)
-            if not life.up:
-                listener.close()
-
-    async def _reach(self, source: str, target: str, port: int) -> str:
-        """The address of the listener that stands for an ordered pair and a port, made on first use."""
-        key = (source, target, port)
-        if key not in self._pairs:
-            self._pairs[key] = made = self._loop.create_future()
-            block, nodes = self.ground.block, self.ground.nodes
-            host = block.pair(len(self._pairs))
-            try:
-                made.set_result(
-                    await self.proxy.listen((host, port), target, (block.hidden(nodes[target]), port), source=source)
-                )
-            except OSError as error:
-                made.set_exception(error)
-        return (await asyncio.shield(self._pairs[key])).address[0]
-
-    def _retract(self, life: Incarnation, kind: str, port: int) -> None:
-        if kind == "udp":
-            life.datagrams.discard(port)
-            self.proxy.unrelay(life.node, port)
-        elif port in life.listeners:
-            life.listeners.pop(port).close()
-
     # -- the ends of nodes -----------------------------------------------------------------------------------
 
     def _died(self, pid: int, status: int) -> None:
@@ -291,7 +209,7 @@ class ProcessRunning:
         self._ledgered.remove(life.entry["id"])
         if life.up:
             self._gone(life)
-            self._refuse(life)
+            self._ports.refuse(life)
             if not life.stopping:
                 self._exited(life, status)
         if not life.ended.done():
@@ -306,13 +224,6 @@ class ProcessRunning:
         self.log.emit(life.node, "node.exit", error="" if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
             self.plan.on_crash(life.node, error)
-
-    def _refuse(self, life: Incarnation) -> None:
-        """It has closed its sockets itself, and its last words are on their way: only refuse what is new."""
-        for listener in life.listeners.values():
-            listener.close()
-        for port in life.datagrams:
-            self.proxy.unrelay(life.node, port)
 
     def _gone(self, life: Incarnation) -> None:
         """An incarnation is dead: all that it said is known, and nothing more is expected of it."""
@@ -400,7 +311,7 @@ class ProcessRunning:
             in_time = life.ended.done()
             if life.up:
                 self._kill(life)
-                self._refuse(life)
+                self._ports.refuse(life)
             self.log.emit(node, "node.stop", in_time=in_time)
             if life.error is not None:
                 self.plan.on_crash(node, life.error)
@@ -447,13 +358,7 @@ class ProcessRunning:
             self._timer.cancel()
             self._loop.remove_reader(self._zygote.sock)
             self._timer = None
-            self.proxy.close()
-            for life in self._lives.values():
-                for listener in life.listeners.values():
-                    listener.close()
-            for made in self._pairs.values():
-                if made.done() and made.exception() is None:
-                    made.result().close()
+            self._ports.close(self._lives.values())
         up = [life for life in self._lives.values() if life.up]
         for life in up:
             self._signal(life, signal.SIGKILL)

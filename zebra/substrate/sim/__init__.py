@@ -74,6 +74,7 @@ class SimRunning:
             if ready in late:
                 raise TargetError(f"{node} was not ready {self.plan.start_s:g} s after its start")
             ready.result()
+        self.capabilities["processes"].pause_again(waiting)
 
     def _boot(self, machine: Machine) -> asyncio.Future[None]:
         """Start a process; the future is done when it is ready, or has ended before."""
