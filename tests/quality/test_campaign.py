@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zebra.campaign.campaign import Campaign
-from zebra.campaign.result import CampaignResult
+from zebra.campaign.result import CampaignResult, ParameterResult
 from zebra.campaign.trial import Trial, TrialResult
 from zebra.run import RunSpec, run
 
@@ -96,3 +96,37 @@ def test_accepted_parameters_are_no_problem_and_stale_acceptance_is() -> None:
 def test_one_campaign_seed_gives_one_course() -> None:
     first, second = campaign(5)[0], campaign(5)[0]
     assert first == second
+
+
+class Scripted(InProcess):
+    """Fails a run for what its assignment mixes, after a real pre-run: `fails(mixed parameters)`."""
+
+    def __init__(self, fails: Callable[[set[str]], bool]) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def _one(self, trial: Trial) -> TrialResult:
+        if trial.purpose == "prerun":
+            return super()._one(trial)
+        mixed = {name.removeprefix("depot.") for name, who in trial.spec.assignment.items() if len(who) > 1}
+        return TrialResult(result="fail" if self.fails(mixed) else "pass")
+
+
+def scripted(fails: Callable[[set[str]], bool], seed: int) -> dict[str, ParameterResult]:
+    spec = RunSpec(test="tests:store_and_read", target="depot")
+    made = Campaign(depot.TARGET, [spec], Scripted(fails), seed=seed, describe=lambda spec: spec.test)
+    return {p.name.removeprefix("depot."): p for p in made.run().parameters}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_pair_that_fails_only_together_is_reported_with_each_other(seed: int) -> None:
+    found = scripted(lambda mixed: mixed >= {"label", "cache"}, seed)
+    assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label", "cache"}
+    assert [name.partition("=")[0] for name in found["label"].requires] == ["depot.cache"]
+    assert [name.partition("=")[0] for name in found["cache"].requires] == ["depot.label"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_parameter_that_another_one_masks_is_found(seed: int) -> None:
+    found = scripted(lambda mixed: "label" in mixed and "salt" not in mixed, seed)
+    assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label"}

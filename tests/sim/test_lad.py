@@ -35,7 +35,7 @@ from zebra.targets.lad.selectors import find_hops
 from zebra.targets.lad.store import Store
 from zebra.targets.lad.store_client import StoreClient
 from zebra.targets.lad.store_messages import Entry, NoQuorum, Version
-from zebra.targets.lad.test_lad import CART, commit
+from zebra.targets.lad.test_lad import CART, QUEUE, commit
 from zebra.targets.lad.trees import DEPTH_MAX, DistributionTree
 from zebra.topology import Place, Topology
 
@@ -129,6 +129,48 @@ def test_files_outside_its_shards_cost_a_proxy_nothing() -> None:
         return sum(len(event["entries"]) for event in outcome.history.of("meta.apply"))
 
     assert entries(10) == entries(100)
+
+
+# -- races -------------------------------------------------------------------------------------------------------
+
+
+def test_commit_overtakes_the_content_of_the_one_before() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.client.want(CART)
+        await cluster.client.put(CART, "90MiB")
+        await cluster.event("meta.apply", proxy="proxy-1")
+        version = await cluster.client.put(CART, "1KB")
+        await test_lad.everywhere(cluster, version, set(cluster.nodes("proxy")))
+        await asyncio.sleep(2.0)
+        ready = [event["version"] for event in cluster.history.of("content.ready") if event["proxy"] == "proxy-1"]
+        assert ready == sorted(ready) and ready[-1] == version
+
+    for seed in range(4):
+        slow: Assignment = {"lad.poll.interval": {"*": 0.1}, "lad.tree.fanout": {"*": 2}}
+        outcome = run(scenario, seed, slow, author=0, distributor=1, proxy=6, app=0)
+        assert outcome.result == "pass", outcome.message
+
+
+def test_subscriptions_while_updates_are_in_flight() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        proxies = cluster.nodes("proxy")
+        await cluster.client.want(CART, proxies=proxies[:1])
+        burst = asyncio.create_task(cluster.client.burst([CART, QUEUE], times=30))
+        for proxy in proxies[1:]:
+            await cluster.client.want(CART, proxies=[proxy])
+            await asyncio.sleep(0.11)
+        versions = await burst
+        await cluster.until(
+            lambda: (
+                {e["proxy"] for e in cluster.history.of("meta.apply") if [CART, versions[CART]] in e["entries"]}
+                == set(proxies)
+            )
+        )
+
+    for seed in range(4):
+        quick: Assignment = {"lad.poll.interval": {"*": 0.1}, "lad.tree.fanout": {"*": 2}}
+        outcome = run(scenario, seed, quick, author=0, distributor=2, proxy=6, app=0)
+        assert outcome.result == "pass", outcome.message
 
 
 # -- in another target -------------------------------------------------------------------------------------------

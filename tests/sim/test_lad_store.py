@@ -404,7 +404,7 @@ async def stormy(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("stores", [3, 5])
 def test_order_and_acknowledged_writes_survive_storms(stores: int) -> None:
-    for seed in range(12 if stores == 3 else 4):
+    for seed in range(6 if stores == 3 else 2):
         holds(stormy, seed, stores=stores)
 
 

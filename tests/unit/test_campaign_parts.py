@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from zebra import Param, Topology
 from zebra.campaign import baselines
-from zebra.campaign.confirm import ROUNDS_MAX, WORST, Evidence, Round, decide
 from zebra.campaign.explain import necessary, sides
-from zebra.campaign.plan import Case, cases_of, mixed, pools
-from zebra.campaign.pool import Search
+from zebra.campaign.plan import Case, cases_of, designed, mixed, one_by_one, pools
 from zebra.campaign.trial import trial_seed
 from zebra.params import Space
+from zebra.params.assignment import values_for
+from zebra.topology import Place
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,23 +38,46 @@ def case(name: str, who: str = "peer:odd", test: str = "test") -> Case:
 
 
 def test_a_parameter_of_one_role_is_tried_on_every_other_node_both_ways() -> None:
-    found = cases_of("test", SPACE["t.mode"], "a", ("peer",), PLACES)
+    found = cases_of("test", SPACE["t.mode"], "a", ("peer",), PLACES, one_by_one)
     assert [(c.base, c.other, c.who) for c in found] == [("a", "b", "peer:odd"), ("b", "a", "peer:odd")]
 
 
 def test_a_parameter_of_two_roles_is_also_tried_role_against_role() -> None:
-    found = cases_of("test", SPACE["t.mode"], "a", ("hub", "peer"), PLACES)
+    found = cases_of("test", SPACE["t.mode"], "a", ("hub", "peer"), PLACES, one_by_one)
     assert {c.who for c in found} == {"hub", "peer:odd", "peer:even"}
     assert len(found) == 6  # hub against peers is peers against hub the other way round
 
 
 def test_every_candidate_is_paired_with_the_observed_value() -> None:
-    found = cases_of("test", SPACE["t.size"], 8, ("peer",), PLACES)
+    found = cases_of("test", SPACE["t.size"], 8, ("peer",), PLACES, one_by_one)
     assert {(c.base, c.other) for c in found} == {(8, 4), (4, 8), (8, 16), (16, 8)}
 
 
 def test_a_parameter_that_one_node_reads_has_no_case() -> None:
-    assert cases_of("test", SPACE["t.mode"], "a", ("hub",), PLACES) == []
+    assert cases_of("test", SPACE["t.mode"], "a", ("hub",), PLACES, one_by_one) == []
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c", "d", "e", "f"]), st.integers(1, 4), min_size=1), st.integers(0, 99)
+)
+def test_designed_cases_keep_all_roles_apart_both_ways_and_split_every_role(counts: dict[str, int], seed: int) -> None:
+    places, random = Topology(counts=counts).places(), Random(seed)
+
+    def shapes(roles: Sequence[str], reading: Sequence[Place]) -> list[str]:
+        return designed(roles, reading, random)
+
+    found = cases_of("test", SPACE["t.mode"], "a", tuple(counts), places, shapes)
+    held = [{place.node: values_for({"t.mode": c.shares()}, place)["t.mode"] for place in places} for c in found]
+    for one in counts:
+        for other in set(counts) - {one}:
+            assert any(
+                {values[p.node] for p in places if p.role == one} == {"a"}
+                and {values[p.node] for p in places if p.role == other} == {"b"}
+                for values in held
+            )
+        if counts[one] > 1:
+            assert {(values[f"{one}-1"], values[f"{one}-2"]) for values in held} >= {("a", "b"), ("b", "a")}
+    assert len(found) <= 2 * (len(counts) - 1).bit_length() + 2
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), max_size=6), st.integers(0, 99))
@@ -70,102 +93,6 @@ def test_pools_hold_every_case_once_and_no_parameter_twice(counts: dict[str, int
 
 def test_mixed_gives_one_value_to_some_and_another_to_the_rest() -> None:
     assert mixed([case("t.size")]) == {"t.size": {"*": 0, "peer:odd": 1}}
-
-
-# -- pool ---------------------------------------------------------------------------------------------------------
-
-
-def search(names: Sequence[str], guilty: set[str], pools: int = 1) -> tuple[set[str], int]:
-    """The suspects that a noiseless search ends in, and its runs; each of the pools has a case of every parameter."""
-    decided: set[str] = set()
-    cases = [[case(name, f"node-{pool}") for name in names] for pool in range(pools)]
-    pending = Search(cases, lambda c: c.parameter not in decided)
-    runs = 0
-    while True:
-        batch = pending.next_batch()
-        for pool in batch:
-            runs += 1
-            pending.took(pool, failed=any(c.parameter in guilty for c in pool.cases))
-        if not batch and not pending.suspects:
-            return decided, runs
-        while pending.suspects:
-            decided.add(pending.suspects.pop().parameter)
-
-
-@given(st.integers(1, 40), st.data())
-def test_a_noiseless_search_finds_exactly_the_guilty(count: int, data: st.DataObject) -> None:
-    names = [f"p{i}" for i in range(count)]
-    guilty = data.draw(st.sets(st.sampled_from(names), max_size=6))
-    found, runs = search(names, guilty)
-    assert found == guilty
-    assert runs <= 1 + 2 * len(guilty) * (count.bit_length() + 1)
-    assert search(names, guilty, pools=5)[0] == guilty, "a culprit that was found by another pool accuses nobody else"
-
-
-def test_a_clean_pool_costs_one_run_and_one_culprit_costs_a_halving() -> None:
-    names = [f"p{i}" for i in range(64)]
-    assert search(names, set()) == (set(), 1)
-    assert search(names, {"p63"})[1] <= 7  # each second half is known to be guilty without a run
-    assert search(names, {"p0"})[1] <= 13
-
-
-# -- confirm ------------------------------------------------------------------------------------------------------
-
-
-def play(mixed_fails: Sequence[bool], base: bool = True, other: bool = True) -> Evidence:
-    rounds = iter(mixed_fails)
-
-    def rounds_of(seeds: list[int]) -> list[Round]:
-        return [
-            Round(s, failed, base if failed else None, other if failed else None)
-            for s, failed in zip(seeds, rounds, strict=False)
-        ]
-
-    return decide(2000.0, rounds_of, lambda i: i)
-
-
-@pytest.mark.parametrize(
-    ("fails", "base", "other", "decision"),
-    [
-        ([True] * 20, True, True, "unsafe"),
-        ([False] * 20, True, True, "cleared"),
-        ([True] * 20, True, False, "invalid"),
-        ([True] * 20, False, True, "invalid"),
-        ([True] * 20, False, False, "flaky"),
-        ([True, False] * 20, True, True, "undecided"),
-    ],
-)
-def test_rounds_lead_to_the_decision_that_they_mean(fails: list[bool], base: bool, other: bool, decision: str) -> None:
-    assert play(fails, base, other).decision() == decision
-
-
-def test_one_lucky_pass_among_failures_does_not_hide_an_unsafe_parameter() -> None:
-    assert play([True, True, True, False, *[True] * 20]).decision() == "unsafe"
-
-
-@pytest.mark.parametrize("threshold", [100.0, 2000.0])
-@pytest.mark.parametrize("chance", [WORST, 0.1, 0.02])
-def test_harmless_mixtures_are_called_unsafe_less_often_than_stated(threshold: float, chance: float) -> None:
-    def wrong(rounds: list[Round]) -> float:
-        """The exact probability, over all courses of at most ROUNDS_MAX rounds."""
-        evidence = Evidence(threshold, rounds)
-        if evidence.value >= threshold:
-            return 1.0
-        hits = sum(r.hit for r in rounds)
-        if (
-            len(rounds) == ROUNDS_MAX
-            or Evidence(threshold, [Round(0, True, True, True)] * (hits + ROUNDS_MAX - len(rounds))).value < threshold
-        ):
-            return 0.0
-        key = (len(rounds), hits)
-        if key not in memo:
-            memo[key] = chance * wrong([*rounds, Round(0, True, True, True)]) + (1 - chance) * wrong(
-                [*rounds, Round(0, False)]
-            )
-        return memo[key]
-
-    memo: dict[tuple[int, int], float] = {}
-    assert wrong([]) <= 1 / threshold
 
 
 # -- explain ------------------------------------------------------------------------------------------------------

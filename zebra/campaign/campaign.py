@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import exp
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from zebra.campaign import baselines
-from zebra.campaign.confirm import Evidence as Rounds
-from zebra.campaign.confirm import Round, decide
 from zebra.campaign.explain import necessary, sides
-from zebra.campaign.plan import Case, cases_of, mixed, observed_values, pools, readers
-from zebra.campaign.pool import BATCH, Pool, Search
+from zebra.campaign.hunt import SEEDS, Failure, Hunt
+from zebra.campaign.plan import Case, cases_of, designed, mixed, observed_values, one_by_one, pools, readers
 from zebra.campaign.result import Baselines, CampaignResult, Evidence, ParameterResult, Trials
 from zebra.campaign.trial import Purpose, Runner, Trial, TrialResult, trial_seed, without
 from zebra.errors import ConfigError
@@ -26,8 +25,9 @@ from zebra.run import RunSpec
 from zebra.target import Target
 from zebra.topology import Place
 
-ERROR_RATE = 0.01
-"""The chance that a campaign calls any parameter unsafe though none is, over all its suspects together."""
+if TYPE_CHECKING:
+    from zebra.campaign.posterior import Prior
+    from zebra.campaign.search import Search
 
 CURE_SEEDS = 2
 """A change counts as a cure when the failing assignment passes with it on so many seeds."""
@@ -59,7 +59,8 @@ class _State:
     unapplied: set[Case] = field(default_factory=set)
     undecided: list[str] = field(default_factory=list)
     invalid: dict[Value, str] = field(default_factory=dict)
-    suspects: int = 0
+    together: list[Case] = field(default_factory=list)
+    risk: float = 0.0
     trials: int = 0
     found: ParameterResult | None = None
     invalid_evidence: Evidence | None = None
@@ -91,21 +92,31 @@ class Campaign:
         self.evidence: dict[str, str] = {}
         self.kinds: set[str] = set()
         self.unexplained = 0
+        self.screened: set[tuple[str, Value]] = set()
         self._cache: dict[bytes, TrialResult] = {}
-        self._pools: list[list[Case]] = []
+        self._zebraconf: dict[str, dict[str, list[Case]]] = {}
+        self._searched: list[str] = []
+        self._found_cases = self._cleared_cases = 0
+        self._wall_s: dict[str, dict[bool, list[float]]] = {}
 
     # -- running trials --------------------------------------------------------------------------------------
 
-    def _spec(
+    def spec(
         self, test: str, assignment: Assignment, seed: int, schedule: Schedule | None = None, **more: Any
     ) -> RunSpec:
-        own = self.tested[test].spec
+        """A run of a test with this assignment. What everybody has anyhow is left out: equal runs have equal specs."""
+        own, usual = self.tested[test].spec, self.observed(test)
+        assignment = {n: shares for n, shares in assignment.items() if shares != {"*": usual[n]} or n in own.assignment}
         merged = {**without(own.assignment, *assignment), **assignment}
         return msgspec.structs.replace(
             own, assignment=merged, seed=seed, schedule=own.schedule if schedule is None else schedule, **more
         )
 
-    def _run(self, purpose: Purpose, specs: Sequence[RunSpec], *, keep: Sequence[str] = ()) -> list[TrialResult]:
+    def observed(self, test: str) -> dict[str, Value]:
+        """The value that each parameter has in a test of its own accord."""
+        return observed_values(self.target.space, self.tested[test].spec.assignment)
+
+    def make(self, purpose: Purpose, specs: Sequence[RunSpec], *, keep: Sequence[str] = ()) -> list[TrialResult]:
         """Results in order; a spec that ran before is answered from the cache."""
         keys = [msgspec.msgpack.encode(spec) for spec in specs]
         fresh = [i for i, key in enumerate(keys) if key not in self._cache and key not in keys[:i]]
@@ -116,6 +127,7 @@ class Campaign:
         for i, result in zip(fresh, self.runner.map(trials) if trials else [], strict=True):
             self._cache[keys[i]] = result
             self.kinds.update(result.kinds)
+            self._wall_s.setdefault(specs[i].test, {True: [], False: []})[result.passed].append(result.wall_s)
         setattr(self.trials, purpose, getattr(self.trials, purpose) + len(fresh))
         self.trials.total += len(fresh)
         self.trials.cached += len(specs) - len(fresh)
@@ -125,10 +137,11 @@ class Campaign:
                     self.state[name].trials += 1
         return [self._cache[key] for key in keys]
 
-    def _report(self, stage: str, expected: int) -> None:
-        self.progress(
-            stage, self.trials.total, max(expected, self.trials.total), [n for n, s in self.state.items() if s.found]
-        )
+    def report(self, stage: str) -> None:
+        """Tell how far the campaign is; what is still to come is guessed from the tests that are over."""
+        tests = max(1, len(self._searched))
+        expected = self.trials.total * max(1.0, len(self.tested) / tests)
+        self.progress(stage, self.trials.total, round(expected), [n for n, s in self.state.items() if s.found])
 
     # -- the stages ------------------------------------------------------------------------------------------
 
@@ -136,7 +149,9 @@ class Campaign:
         """All verdicts. Raises ConfigError when no test passes on its own."""
         self.prerun()
         self.plan()
-        self.search()
+        for test in self.tested:
+            Hunt(self, test).run()
+            self._searched.append(test)
         for name in self.names:
             if self.state[name].found is not None:
                 self.explain(name)
@@ -144,8 +159,8 @@ class Campaign:
 
     def prerun(self) -> None:
         """Run each test once as it is, noting who reads what; one that does not pass is left out."""
-        self._report("pre-run", len(self.specs))
-        for spec, result in zip(self.specs, self._run("prerun", self.specs), strict=True):
+        self.report("pre-run")
+        for spec, result in zip(self.specs, self.make("prerun", self.specs), strict=True):
             if not result.passed:
                 self.left_out.append(f"{spec.test}: {result.result}: {result.message}")
                 continue
@@ -155,127 +170,86 @@ class Campaign:
             raise ConfigError(f"no test passes on its own, nothing can be compared: {'; '.join(self.left_out)}")
 
     def plan(self) -> None:
-        """Draw up the cases of every parameter and pool them."""
+        """Draw up the cases of every parameter."""
         random = Random(trial_seed(self.seed, "plan"))
-        per_test: list[list[list[Case]]] = []
         for test, tested in self.tested.items():
-            observed = observed_values(self.target.space, tested.spec.assignment)
-            cases: dict[str, list[Case]] = {}
+            observed = self.observed(test)
+            self._zebraconf[test] = {}
             for name in self.names:
                 roles = readers(name, tested.reads)
-                own = cases_of(test, self.target.space[name], observed[name], roles, tested.places)
+                given = test, self.target.space[name], observed[name], roles, tested.places
                 state = self.state[name]
                 state.roles = tuple(sorted({*state.roles, *roles}))
-                state.cases += own
-                cases[name] = own
-            per_test.append(pools(cases, random))
-        for layer in range(max(map(len, per_test), default=0)):
-            self._pools += [own[layer] for own in per_test if layer < len(own)]
+                state.cases += cases_of(*given, partial(designed, random=random))
+                self._zebraconf[test][name] = cases_of(*given, one_by_one)
 
-    def _wanted(self, case: Case) -> bool:
+    # -- what a hunt asks, and what it tells -----------------------------------------------------------------
+
+    def wanted(self, case: Case, passed_too: bool = False) -> bool:
+        """Whether a case is still of interest."""
         state = self.state[case.parameter]
         bad = case.base in state.invalid or case.other in state.invalid
-        decided = state.cleared | state.failed | state.unapplied
+        decided = state.failed | state.unapplied if passed_too else state.cleared | state.failed | state.unapplied
         return state.found is None and not bad and case not in decided
 
-    def search(self) -> None:
-        """Find suspects by pooled runs and decide each at once, so that a culprit is withheld from later pools."""
-        search = Search(self._pools, self._wanted, max(BATCH, self.target.workers))
-        while True:
-            batch = search.next_batch()
-            self._report("pools", self.trials.total + len(search))
-            if batch:
-                self._run_pools(search, batch)
-            elif not search.suspects:
-                return
-            while search.suspects:
-                suspect = search.suspects.pop(0)
-                if self._wanted(suspect):
-                    self._report(f"confirm {suspect.parameter}", self.trials.total + len(search))
-                    self.confirm(suspect)
+    def prior(self) -> Prior:
+        """What the tests so far let expect of the next one: the share of unsafe cases is learned on line."""
+        from zebra.campaign.posterior import PRIOR
 
-    def _run_pools(self, search: Search, batch: list[Pool]) -> None:
-        first = self.trials.total
-        specs = [
-            self._spec(pool.cases[0].test, mixed(pool.cases), trial_seed(self.seed, "pool", first + i))
-            for i, pool in enumerate(batch)
-        ]
-        for pool, result in zip(batch, self._run("pooled", specs), strict=True):
-            if result.passed:
-                for case in pool.cases:
-                    state = self.state[case.parameter]
-                    (state.unapplied if case.parameter in result.unapplied else state.cleared).add(case)
-            search.took(pool, failed=not result.passed)
+        return replace(PRIOR, clean=(PRIOR.clean + self._cleared_cases) / (1 + self._found_cases))
 
-    # -- confirmation ----------------------------------------------------------------------------------------
+    def passed_tests(self, name: str) -> int:
+        """In how many tests a parameter has been searched and not found."""
+        return len({case.test for case in self.state[name].cases if case.test in self._searched})
 
-    def confirm(self, case: Case) -> None:
-        """Decide a suspect on fresh seeds, with both controls on the same seed."""
+    def costs_s(self, test: str) -> tuple[float, float]:
+        """Seconds of a passing and of a failing run. On sim they count alike, so that the course hangs on no clock."""
+        if self.specs[0].substrate == "sim":
+            return 1.0, 1.0
+        known = self._wall_s[test]
+        pass_s = sum(known[True]) / len(known[True]) or 1.0
+        return pass_s, max(pass_s, sum(known[False]) / len(known[False])) if known[False] else 2 * pass_s
+
+    def passed(self, case: Case, result: TrialResult) -> None:
+        """A mixed run with this case has passed."""
         state = self.state[case.parameter]
-        state.suspects += 1
-        threshold = len(self.names) * 2**state.suspects / ERROR_RATE
-        failures: list[tuple[RunSpec, TrialResult, str]] = []
+        (state.unapplied if case.parameter in result.unapplied else state.cleared).add(case)
 
-        def play(seeds: list[int]) -> list[Round]:
-            specs = [self._spec(case.test, mixed([case]), seed) for seed in seeds]
-            files = [self.keep(self.trials.total + i) for i in range(len(specs))]
-            results = self._run("confirm", specs, keep=files)
-            failing = [i for i, result in enumerate(results) if not result.passed]
-            failures.extend((specs[i], results[i], files[i]) for i in failing)
-            controls = [
-                self._spec(case.test, {case.parameter: {"*": value}}, seeds[i])
-                for i in failing
-                for value in (case.base, case.other)
-            ]
-            answers = iter(self._run("control", controls))
-            rounds = []
-            for i, seed in enumerate(seeds):
-                if i in failing:
-                    rounds.append(Round(seed, True, next(answers).passed, next(answers).passed))
-                else:
-                    rounds.append(Round(seed, False))
-            return rounds
-
-        evidence = decide(threshold, play, lambda i: trial_seed(self.seed, "confirm", case.test, state.suspects, i))
-        decision = evidence.decision()
-        if decision == "unsafe":
-            state.found = self._found(case, evidence, failures)
-        elif decision == "invalid":
-            self._invalid(case, evidence, failures)
-        elif decision == "cleared":
-            state.cleared.add(case)
-            self.unexplained += 1
-        else:
-            value, hits = self.target.space[case.parameter].show(case.other), sum(r.hit for r in evidence.rounds)
-            rounds = f"{hits} of {len(evidence.rounds)} rounds"
-            state.undecided.append(f"{case.who} on {value} in {case.test}: {decision}, {rounds}")
-            state.failed.add(case)
-
-    def _found(self, case: Case, evidence: Rounds, failures: list[tuple[RunSpec, TrialResult, str]]) -> ParameterResult:
-        hits = {round_.seed for round_ in evidence.rounds if round_.hit}
-        spec, result, file = next(item for item in failures if item[0].seed in hits)
-        if file:
-            self.evidence[case.parameter] = file
+    def is_unsafe(self, case: Case, failure: Failure, note: str) -> None:
+        """A parameter is decided; `failure` is the evidence."""
+        if failure.file:
+            self.evidence[case.parameter] = failure.file
         state, parameter = self.state[case.parameter], self.target.space[case.parameter]
         state.failed.add(case)
-        return ParameterResult(
+        state.cleared.discard(case)
+        self._found_cases += 1
+        state.found = ParameterResult(
             name=case.parameter, verdict="unsafe", roles=list(state.roles),
             values=[parameter.show(case.other), parameter.show(case.base)],
-            accepted=case.parameter in self.accepted,
-            note=f"{len(hits)} of {len(evidence.rounds)} rounds, {case.who} against the rest",
-            evidence=self._evidence(spec, result),
+            accepted=case.parameter in self.accepted, note=note, evidence=self._evidence(failure.spec, failure.result),
         )  # fmt: skip
+
+    def is_invalid(self, test: str, name: str, value: Value, spec: RunSpec, result: TrialResult) -> None:
+        """A value fails even when everybody has it; `spec` is the run that shows it."""
+        self.state[name].invalid[value] = test
+        self.state[name].invalid_evidence = self._evidence(spec, result)
+
+    def is_undecided(self, case: Case, why: str) -> None:
+        """A case neither fails nor passes reliably."""
+        state, value = self.state[case.parameter], self.target.space[case.parameter].show(case.other)
+        state.undecided.append(f"{case.who} on {value} in {case.test}: {why}")
+        state.failed.add(case)
+        state.cleared.discard(case)
+
+    def note_search(self, cases: Sequence[Case], search: Search) -> None:
+        """A test has been searched: what risk is left for each parameter, and what the next search may expect."""
+        for case, risk in zip(cases, search.mixed.risks(), strict=True):
+            if self.state[case.parameter].found is None and case in self.state[case.parameter].cleared:
+                self.state[case.parameter].risk += float(risk)
+                self._cleared_cases += 1
 
     def _evidence(self, spec: RunSpec, result: TrialResult) -> Evidence:
         return Evidence(test=spec.test, outcome=result.result, violation=result.message, replay=self.describe(spec))
-
-    def _invalid(self, case: Case, evidence: Rounds, failures: list[tuple[RunSpec, TrialResult, str]]) -> None:
-        """One of the two values fails even when everybody has it."""
-        state = self.state[case.parameter]
-        value = case.base if evidence.invalid_side == "base" else case.other
-        state.invalid[value] = case.test
-        spec = self._spec(case.test, {case.parameter: {"*": value}}, failures[0][0].seed)
-        state.invalid_evidence = self._evidence(spec, self._run("control", [spec])[0])
 
     # -- explanation -----------------------------------------------------------------------------------------
 
@@ -284,10 +258,14 @@ class Campaign:
         state = self.state[name]
         found = state.found
         assert found is not None and found.evidence is not None
-        self._report(f"explain {name}", self.trials.total + 10)
+        self.report(f"explain {name}")
         case = next(c for c in state.cases if c in state.failed)
         found.requires = self._requires(case)
-        found.direction = self._direction(case)
+        found.direction = "both" if state.together else self._direction(case)
+
+    def _failing(self, case: Case) -> Assignment:
+        """The assignment that failed: the case, and the cases of other parameters without which it does not fail."""
+        return mixed([case, *self.state[case.parameter].together])
 
     def _seeds(self, what: str, case: Case, count: int) -> list[int]:
         return [trial_seed(self.seed, what, case.parameter, i) for i in range(count)]
@@ -297,55 +275,55 @@ class Campaign:
         observed = observed_values(self.target.space, tested.spec.assignment)
         others: list[tuple[str, Value]] = []
         for name, parameter in self.target.space.items():
-            if name != case.parameter and not parameter.param.timer and readers(name, tested.reads):
+            if name not in self._failing(case) and not parameter.param.timer and readers(name, tested.reads):
                 bad = self.state[name].invalid if name in self.state else {}
                 valid = [value for value in parameter.alternatives(observed[name]) if value not in bad]
                 others += [(name, valid[0])] if valid else []
         others = self._harmless(case.test, others)
 
         def cures(changed: Sequence[tuple[str, Value]]) -> bool:
-            assignment = mixed([case]) | {name: {"*": value} for name, value in changed}
-            specs = [self._spec(case.test, assignment, seed) for seed in self._seeds("requires", case, CURE_SEEDS)]
-            return all(result.passed for result in self._run("requires", specs))
+            assignment = self._failing(case) | {name: {"*": value} for name, value in changed}
+            specs = [self.spec(case.test, assignment, seed) for seed in self._seeds("requires", case, CURE_SEEDS)]
+            return all(result.passed for result in self.make("requires", specs))
 
         needed = necessary(others, cures)
         requires = [f"{name}={self.target.space[name].show(observed[name])}" for name, _ in needed]
+        for other in self.state[case.parameter].together:
+            requires.append(f"{other.parameter}={self.target.space[other.parameter].show(other.other)}")
         return requires + [
             f"fault:{name}" for name in necessary(self._faults(case), lambda names: self._passes_without(case, names))
         ]
 
     def _harmless(self, test: str, changed: list[tuple[str, Value]]) -> list[tuple[str, Value]]:
         """Those changes for everybody with which the test passes, found by halving."""
-        spec = self._spec(
-            test, {name: {"*": value} for name, value in changed}, trial_seed(self.seed, "requires", test)
-        )
-        if not changed or self._run("requires", [spec])[0].passed:
+        spec = self.spec(test, {name: {"*": value} for name, value in changed}, trial_seed(self.seed, "requires", test))
+        if not changed or self.make("requires", [spec])[0].passed:
             return changed
         middle = len(changed) // 2
         return self._harmless(test, changed[:middle]) + self._harmless(test, changed[middle:]) if middle else []
 
     def _faults(self, case: Case) -> list[str]:
         """The faults that the failing run injected, from its schedule or in the test itself."""
-        specs = [self._spec(case.test, mixed([case]), seed) for seed in self._seeds("requires", case, CURE_SEEDS)]
-        return sorted({fault for result in self._run("requires", specs) for fault in result.faults})
+        specs = [self.spec(case.test, self._failing(case), seed) for seed in self._seeds("requires", case, CURE_SEEDS)]
+        return sorted({fault for result in self.make("requires", specs) for fault in result.faults})
 
     def _passes_without(self, case: Case, faults: Sequence[str]) -> bool:
         specs = [
-            self._spec(case.test, mixed([case]), seed, without_faults=tuple(faults))
+            self.spec(case.test, self._failing(case), seed, without_faults=tuple(faults))
             for seed in self._seeds("requires", case, CURE_SEEDS)
         ]
-        return all(result.passed for result in self._run("requires", specs))
+        return all(result.passed for result in self.make("requires", specs))
 
     def _direction(self, case: Case) -> str:
         """`both`, unless the values the other way round pass: in the failing test, then in all others of this shape."""
         swapped, seeds = mixed([case.swapped()]), self._seeds("direction", case, SWAP_SEEDS)
         others = dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
-        there = [self._spec(case.test, swapped, seed) for seed in seeds]
+        there = [self.spec(case.test, swapped, seed) for seed in seeds]
         elsewhere = [
-            self._spec(test, swapped, seed) for test in others if test != case.test for seed in seeds[:CURE_SEEDS]
+            self.spec(test, swapped, seed) for test in others if test != case.test for seed in seeds[:CURE_SEEDS]
         ]
         for specs in (there, elsewhere):
-            if not all(result.passed for result in self._run("requires", specs)):
+            if not all(result.passed for result in self.make("requires", specs)):
                 return "both"
         return self._one_sided(case)
 
@@ -357,8 +335,8 @@ class Campaign:
         for other in state.cases:
             same = other.test == case.test and {other.base, other.other} == {case.base, case.other}
             if ":" in case.who and ":" not in other.who and same:
-                there = self._run("requires", [self._spec(case.test, mixed([other]), seed) for seed in seeds])
-                back = self._run("requires", [self._spec(case.test, mixed([other.swapped()]), seed) for seed in seeds])
+                there = self.make("requires", [self.spec(case.test, mixed([other]), seed) for seed in seeds])
+                back = self.make("requires", [self.spec(case.test, mixed([other.swapped()]), seed) for seed in seeds])
                 if not any(result.passed for result in there) and all(result.passed for result in back):
                     case = other
                     break
@@ -373,17 +351,17 @@ class Campaign:
         """What the campaign has found so far, with the accounting."""
         results = [self._verdict(name) for name in self.names]
         bad = sum(result.verdict in ("unsafe", "invalid") for result in results)
-        cases: Mapping[str, list[Case]] = {name: state.cases for name, state in self.state.items() if state.cases}
-        rounds = Rounds(len(self.names) * 2 / ERROR_RATE).rounds_to_go()
-        order = defaultdict(
-            list, {name: sorted(own, key=lambda c: list(self.tested).index(c.test)) for name, own in cases.items()}
-        )
+        layers = self._layers()
+        from zebra.campaign.search import ERROR_RATE
+
         return CampaignResult(
             target=self.target.name, substrate=self.specs[0].substrate, seed=self.seed, trials=self.trials,
             bound_bits=round(baselines.bound_bits(len(results), bad), 1), error_rate=ERROR_RATE,
             baselines=Baselines(
-                one_by_one=self.trials.prerun + baselines.one_by_one(order, self._fails, self._is_invalid, 3 * rounds),
-                zebraconf=self.trials.prerun + baselines.zebraconf(self._pools, self._fails, self._is_invalid),
+                one_by_one=self.trials.prerun + baselines.one_by_one(
+                    self._singles(), self._fails, self._is_invalid, 3 * SEEDS
+                ),
+                zebraconf=self.trials.prerun + baselines.zebraconf(layers, self._fails, self._is_invalid),
             ),
             never=self._never(), left_out=self.left_out, unexplained=self.unexplained,
             reads_unseen=self.target.external,
@@ -395,10 +373,23 @@ class Campaign:
         whole = self.names == self.target.space.matching()
         return sorted(set(self.target.sometimes) - self.kinds) if whole else []
 
+    def _singles(self) -> dict[str, list[Case]]:
+        """For each parameter ZebraConf's cases, test by test."""
+        return {name: [c for own in self._zebraconf.values() for c in own[name]] for name in self.names}
+
+    def _layers(self) -> list[list[Case]]:
+        """ZebraConf's pools: one of each test, a second one of each test …"""
+        random = Random(trial_seed(self.seed, "layers"))
+        per_test = [pools(own, random) for own in self._zebraconf.values()]
+        return [own[k] for k in range(max(map(len, per_test), default=0)) for own in per_test if k < len(own)]
+
     def _fails(self, case: Case) -> bool:
-        """Whether a case fails, as far as this campaign knows: one of an unsafe parameter that never passed."""
+        """Whether one of ZebraConf's cases fails, for all that is known: the pair that was found, where it was."""
         state = self.state[case.parameter]
-        return state.found is not None and case not in state.cleared and not self._is_invalid(case)
+        return state.found is not None and any(
+            case.test == failed.test and {case.base, case.other} == {failed.base, failed.other}
+            for failed in state.failed
+        )
 
     def _is_invalid(self, case: Case) -> bool:
         return case.base in self.state[case.parameter].invalid or case.other in self.state[case.parameter].invalid
@@ -426,12 +417,15 @@ class Campaign:
         elif not valid:
             result.verdict, result.evidence = "invalid", state.invalid_evidence
             result.values, result.note = bad, "fails on all nodes alike"
-        elif any(case not in state.cleared for case in valid):
+        elif state.undecided or any(case not in state.cleared for case in valid):
             result.verdict, result.note = (
                 "undecided",
                 "; ".join(state.undecided) or "not every case was in a run that passed",
             )
         else:
             tests = len({case.test for case in valid})
-            result.note = f"{len(valid)} cases in {tests} tests, {state.trials} runs with as many seeds{also}"
+            result.risk = round(1 - exp(-state.risk), 4)
+            result.note = (
+                f"{len(valid)} cases in {tests} tests, {state.trials} runs; risk left {100 * result.risk:.2g} %{also}"
+            )
         return result

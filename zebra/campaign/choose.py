@@ -164,7 +164,8 @@ class Chooser:
                   cell: int = -1) -> _Pool:  # fmt: skip
         if whole:
             passes = self._base * self._miss[:, cell]
-            return _Pool(items, weight, passes, float(self._scores(weight, passes[:, None], self._tangle[cell])[0]), self._tangle[cell])
+            tangle = float(self._tangle[cell])
+            return _Pool(items, weight, passes, float(self._scores(weight, passes[:, None], tangle)[0]), tangle)
         doubled = np.concatenate([weight * none, weight * (1 - none)], axis=1)
         passes = np.concatenate([self._base, self._base * some])
         tangle = TANGLE * float(entropy(weight.sum(axis=0) @ none))
@@ -183,8 +184,9 @@ class Chooser:
             if not addable:
                 break
             miss = {cell: np.tile(self._factor(cell, len(items)), halves) for cell, items in addable.items()}
-            alone = self._scores(pool.weight, pool.passes[:, None] * np.stack(list(miss.values()), axis=1), pool.tangle + self._tangle[list(addable)])
-            order = [cell for _, cell in sorted(zip(-alone, addable, strict=True)) if -_ > pool.score + GAIN]
+            passes = pool.passes[:, None] * np.stack(list(miss.values()), axis=1)
+            alone = self._scores(pool.weight, passes, pool.tangle + self._tangle[list(addable)])
+            order = [cell for less, cell in sorted(zip(-alone, addable, strict=True)) if -less > pool.score + GAIN]
             if not order:
                 break
             pool = self._longest(pool, order, addable, miss, halves, used)

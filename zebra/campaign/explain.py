@@ -38,10 +38,8 @@ def sides(case: Case, roles: Sequence[str], places: Sequence[Place]) -> tuple[st
     number = {place.node: int(place.node.rpartition("-")[2]) for place in reading}
 
     def holds(place: Place) -> bool:
-        role, _, half = case.who.partition(":")
-        if half:
-            return place.role == role and number[place.node] % 2 == (half == "odd")
-        return case.who in (place.role, place.node)
+        half = f"{place.role}:{'odd' if number[place.node] % 2 else 'even'}"
+        return bool({place.role, place.node, half}.intersection(case.who.split("+")))
 
     return _name([p for p in reading if holds(p)], reading), _name([p for p in reading if not holds(p)], reading)
 

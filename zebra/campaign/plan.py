@@ -1,13 +1,16 @@
 """What to try: for each test and parameter the cases, from what the pre-run read.
 
-A case gives one value to some of the nodes that read a parameter and another to the rest. Within a role it takes every
-other node (odd, even), across roles a whole role against the others, both ways round: ZebraConf's shapes (2.4 in
-../shared/research/zebraconf.md). Two cases that give every reader the same value are one.
+A case gives one value to some of the nodes that read a parameter and another to the rest. ZebraConf tries each role
+against the rest, and each role's odd and even nodes, a run for each (2.4 in ../shared/research/zebraconf.md). Here one
+run covers many such shapes: in one every other node of every role holds the other value; in few more whole roles do,
+chosen so that any two roles are apart in one at least. With both values either way round, every ordered pair of roles
+and every role by itself is seen in each mixture, by 2 log2(roles) + 2 runs instead of 2 roles + 4 per role of several
+nodes. Two cases that give every reader the same value are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -19,7 +22,8 @@ from zebra.topology import Place
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One parameter of one test: the nodes of `who` (a selector of assignments) hold `other`, all others `base`."""
+    """One parameter of one test: the nodes of `who` hold `other`, all others `base`; `who` is one or more of an
+    assignment's selectors, joined by `+`."""
 
     test: str
     parameter: str
@@ -28,7 +32,7 @@ class Case:
     who: str
 
     def shares(self) -> dict[str, Value]:
-        return {"*": self.base, self.who: self.other}
+        return {"*": self.base, **dict.fromkeys(self.who.split("+"), self.other)}
 
     def swapped(self) -> Case:
         """The same nodes with the values the other way round."""
@@ -45,14 +49,18 @@ def readers(parameter: str, reads: Iterable[Read]) -> tuple[str, ...]:
     return tuple(sorted({read.role for read in reads if read.parameter == parameter}))
 
 
+Shapes = Callable[[Sequence[str], Sequence[Place]], list[str]]
+"""Who holds the other value, by the roles and nodes that read a parameter: for each case some selectors, joined."""
+
+
 def cases_of(
-    test: str, parameter: Parameter, observed: Value, roles: tuple[str, ...], places: tuple[Place, ...]
+    test: str, parameter: Parameter, observed: Value, roles: tuple[str, ...], places: tuple[Place, ...], shapes: Shapes
 ) -> list[Case]:
     """Every case of a parameter in a test, the candidates in their order."""
     reading = [place for place in places if place.role in roles]
     found: dict[tuple[Value, ...], Case] = {}
     for alternative in parameter.alternatives(observed):
-        for who in _shapes(roles, reading):
+        for who in shapes(roles, reading):
             for base, other in ((observed, alternative), (alternative, observed)):
                 case = Case(test=test, parameter=parameter.name, base=base, other=other, who=who)
                 vector = tuple(values_for({parameter.name: case.shares()}, place)[parameter.name] for place in reading)
@@ -61,7 +69,8 @@ def cases_of(
     return list(found.values())
 
 
-def _shapes(roles: tuple[str, ...], reading: list[Place]) -> list[str]:
+def one_by_one(roles: Sequence[str], reading: Sequence[Place]) -> list[str]:
+    """ZebraConf's shapes: of each role the odd nodes, the even nodes, all."""
     shapes = []
     for role in roles:
         count = sum(place.role == role for place in reading)
@@ -72,10 +81,22 @@ def _shapes(roles: tuple[str, ...], reading: list[Place]) -> list[str]:
     return shapes
 
 
-def pools(cases: dict[str, list[Case]], random: Random) -> list[list[Case]]:
-    """Pools of one test: the first case of every parameter, the second of every parameter …, each order drawn.
+def designed(roles: Sequence[str], reading: Sequence[Place], random: Random) -> list[str]:
+    """So few shapes as keep any two roles apart and split every role of several nodes; which go together is drawn."""
+    counts = {role: sum(place.role == role for place in reading) for role in roles}
+    present = [role for role in roles if counts[role]]
+    random.shuffle(present)
+    found = []
+    for bit in range((len(present) - 1).bit_length()):
+        found.append("+".join(sorted(role for number, role in enumerate(present) if number >> bit & 1)))
+    if split := sorted(role for role in present if counts[role] > 1):
+        found.append("+".join(f"{role}:odd" for role in split))
+    return found
 
-    There are as many pools as the parameter with most cases has cases; no pool holds a parameter twice.
+
+def pools(cases: dict[str, list[Case]], random: Random) -> list[list[Case]]:
+    """ZebraConf's pools of one test: the first case of every parameter, the second of every parameter …, each order
+    drawn. There are as many as the parameter with most cases has cases; no pool holds a parameter twice.
     """
     shuffled = [random.sample(own, len(own)) for _, own in sorted(cases.items())]
     return [[own[k] for own in shuffled if k < len(own)] for k in range(max(map(len, shuffled), default=0))]

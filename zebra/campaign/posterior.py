@@ -17,13 +17,17 @@ Source: ../shared/research/zebraconf.md, sections 6.3 (the model), 7.3 (why no l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
-import numpy as np
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_library, "1")  # our matrices are small: threads that wait for a busy core cost tenfold
+
+import numpy as np  # noqa: E402
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -124,8 +128,10 @@ class Posterior:
         for weight in self._urn:
             tables.append(np.concatenate([[0.0], np.cumsum(np.log(weight + np.arange(BAD_MAX)))]))
         whole = np.concatenate([[0.0], np.cumsum(np.log(self._urn.sum() + np.arange(BAD_MAX)))])
-        found: Array = sum(table[totals[..., level]] for level, table in enumerate(tables))  # type: ignore[assignment]
-        return found - whole[totals.sum(axis=-1)]
+        found: Array = -whole[totals.sum(axis=-1)]
+        for level, table in enumerate(tables):
+            found += table[totals[..., level]]
+        return found
 
     def _reweigh(self) -> None:
         """Weights of all states anew, the least ones dropped."""
@@ -190,9 +196,7 @@ class Posterior:
             most -= 1
         ways = _compositions(most, levels)
         bad = ways.sum(axis=1)
-        log_ways = (
-            factorials[size] - factorials[ways].sum(axis=1) - factorials[size - bad] + bad * np.log(odds)
-        )
+        log_ways = factorials[size] - factorials[ways].sum(axis=1) - factorials[size - bad] + bad * np.log(odds)
         self._expand(np.repeat(np.arange(len(self._ways)), len(ways)), np.tile(ways, (len(self._ways), 1)),
                      np.tile(log_ways, len(self._ways)))  # fmt: skip
         self.cell_of[items] = len(self.cells)
@@ -265,10 +269,11 @@ class Posterior:
         while True:
             risk = np.einsum("s,scl->c", self.weight, self.counts) / [len(items) for items in self.cells]
             order = [int(cell) for cell in np.argsort(risk, kind="stable") if risk[cell] < JOINED_RISK]
-            for a, b in zip(order, order[1:], strict=False):
-                if risk[b] < JOINED_RATIO * risk[a] + JOINED_ERROR and self.odds[self.cells[a][0]] == self.odds[self.cells[b][0]]:
-                    if self._join(a, b):
-                        break
+            for a, b in pairwise(order):
+                near = risk[b] < JOINED_RATIO * risk[a] + JOINED_ERROR
+                same = self.odds[self.cells[a][0]] == self.odds[self.cells[b][0]]
+                if near and same and self._join(a, b):
+                    break
             else:
                 return
 
@@ -294,7 +299,7 @@ class Posterior:
         missing = 1 - expected.sum()
         if 0.5 * (np.abs(self.weight - expected).sum() + missing) > JOINED_ERROR:
             return False
-        mass = (self._ways[:, None] + self._log_f)
+        mass = self._ways[:, None] + self._log_f
         top = mass.max()
         summed = np.zeros((len(first), mass.shape[1]))
         np.add.at(summed, which.ravel(), np.exp(mass - top))
@@ -313,7 +318,8 @@ class Posterior:
     def _hash(counts: Array) -> Array:
         """Odd numbers that turn the counts of a state into one number."""
         random = np.random.default_rng(0)
-        return random.integers(1, 1 << 62, counts.shape[1] * counts.shape[2]) | 1
+        found: Array = random.integers(1, 1 << 62, counts.shape[1] * counts.shape[2]) | 1
+        return found
 
     # -- what is believed ------------------------------------------------------------------------------------
 
@@ -346,6 +352,17 @@ class Posterior:
         running = np.concatenate([np.zeros((1, len(self._share))), np.cumsum(clean, axis=0)])
         found: Array = self.share_given() @ np.exp(running).T
         return found
+
+    def passes(self, pool: Collection[int]) -> float:
+        """The chance that a run of a pool passes."""
+        self.isolate(pool)
+        steady = self.f_given @ np.exp(self.log_pass)
+        return float(self.weight @ (steady * np.exp(self.log_miss_of(self.inside(pool)))))
+
+    def none_bad_in(self, pool: Collection[int]) -> float:
+        """The chance that no item of a pool is bad."""
+        self.isolate(pool)
+        return float(self.weight @ (self.counts[:, self.inside(pool), :].sum(axis=(1, 2)) == 0))
 
     def flake(self) -> float:
         """The expected flake rate."""

@@ -45,7 +45,8 @@ class ParameterResult(msgspec.Struct, kw_only=True, omit_defaults=False):
 
     `values` is the pair that clashed, as a person would write them; `direction` is `both` or `X>Y` (unsafe when X
     holds `values[0]` and Y `values[1]`); `requires` holds `name=value` and `fault:name`. `accepted` says that the
-    user knows it to be unsafe. `note` says in one line why, or for `safe` what it was tested with.
+    user knows it to be unsafe. `risk` is for `safe` the chance that these tests show it
+    to be unsafe and that was missed. `note` says in one line why, or for `safe` what it was tested with.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ParameterResult(msgspec.Struct, kw_only=True, omit_defaults=False):
     requires: list[str] = []
     trials: int = 0
     accepted: bool = False
+    risk: float = 0.0
     note: str = ""
     evidence: Evidence | None = None
 
@@ -63,10 +65,10 @@ class ParameterResult(msgspec.Struct, kw_only=True, omit_defaults=False):
 class CampaignResult(msgspec.Struct, kw_only=True):
     """All verdicts of one campaign.
 
-    `bound_bits` is log2 of the number of possible answers: no search needs fewer runs. `error_rate` bounds the chance
-    that any parameter is called unsafe though none is. `never` lists the target's `sometimes` events that no run of
-    a campaign over all parameters had,
-    `left_out` the tests that do not pass on their own; `unexplained` counts pooled failures that led to no culprit.
+    `bound_bits` is log2 of the number of possible answers: no search needs fewer runs. `error_rate` is the expected
+    share of false ones among the parameters called unsafe. `never` lists the target's `sometimes` events that no run of
+    a campaign over all parameters had, `left_out` the tests that do not pass on their own; `unexplained` counts pooled
+    failures that led to no culprit.
     With `reads_unseen` nobody can observe what the servers read: each parameter counts as read by all that have it.
     """
 

@@ -1,0 +1,220 @@
+"""The pooled search: its posterior against plain enumeration, its pools, its decisions."""
+
+from __future__ import annotations
+
+from itertools import product
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zebra.campaign import posterior as module
+from zebra.campaign.choose import Chooser, Costs
+from zebra.campaign.posterior import PRIOR, Posterior, Prior
+from zebra.campaign.search import MISSED, SURE, SUSPECT, Search
+
+Runs = list[tuple[list[int], bool]]
+
+
+def enumerated(prior: Prior, odds: list[float], runs: Runs) -> list[float]:
+    """Each item's risk by going through every set of bad items, their levels, every flake rate and every share."""
+    count, levels = len(odds), range(len(prior.q))
+    urn = prior.urn * np.array(prior.q_weights) / sum(prior.q_weights)
+    total, bad = 0.0, np.zeros(count)
+    for state in product([None, *levels], repeat=count):
+        drawn, weight = urn.copy(), 1.0
+        for level in state:
+            if level is not None:
+                weight *= drawn[level] / drawn.sum()
+                drawn[level] += 1
+        share = 0.0
+        for p in prior.share_grid():
+            chances = [w * p / (1 - p + w * p) for w in odds]
+            share += np.prod([c if s is not None else 1 - c for c, s in zip(chances, state, strict=True)])
+        likely = 0.0
+        for f, f_weight in zip(prior.f, prior.f_weights, strict=True):
+            chance = f_weight
+            for pool, failed in runs:
+                passes = (1 - f) * np.prod([1 - prior.q[s] for i in pool if (s := state[i]) is not None])
+                chance *= 1 - passes if failed else passes
+            likely += chance
+        weight *= share * likely
+        total += weight
+        bad += weight * np.array([s is not None for s in state])
+    return [float(risk) for risk in bad / total]
+
+
+@st.composite
+def experiments(draw: st.DrawFn) -> tuple[list[float], Runs]:
+    count = draw(st.integers(1, 4))
+    odds = draw(st.lists(st.sampled_from([0.15, 1.0]), min_size=count, max_size=count))
+    pools = st.lists(st.integers(0, count - 1), unique=True, max_size=count)
+    return odds, draw(st.lists(st.tuples(pools, st.booleans()), max_size=6))
+
+
+@settings(max_examples=40, deadline=None)
+@given(experiments())
+def test_the_posterior_is_what_enumeration_says(experiment: tuple[list[float], Runs]) -> None:
+    odds, runs = experiment
+    belief = Posterior(len(odds), PRIOR, odds)
+    for pool, failed in runs:
+        belief.observe(pool, failed)
+    assert belief.risks() == pytest.approx(enumerated(PRIOR, odds, runs), abs=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(experiments())
+def test_it_is_exact_where_nothing_is_joined_or_dropped(experiment: tuple[list[float], Runs]) -> None:
+    odds, runs = experiment
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "JOINED_RISK", 0.0)
+        patch.setattr(module, "DROPPED", 1e-300)
+        belief = Posterior(len(odds), PRIOR, odds)
+        for pool, failed in runs:
+            belief.observe(pool, failed)
+        assert belief.risks() == pytest.approx(enumerated(PRIOR, odds, runs), rel=1e-6, abs=1e-9)
+        assert belief.lost <= 1e-12
+
+
+def test_splitting_a_cell_teaches_nothing() -> None:
+    belief = Posterior(20)
+    belief.observe(range(12), True)
+    before = belief.risks()
+    belief.isolate([0, 1, 2, 13])
+    assert belief.risks() == pytest.approx(before, abs=1e-4)
+
+
+def test_flakiness_is_learned_from_runs_that_nothing_can_have_failed() -> None:
+    flaky, steady = Posterior(5), Posterior(5)
+    for i in range(20):
+        flaky.observe((), i % 4 == 0)
+        steady.observe((), False)
+    assert flaky.flake() > 0.1 > 0.01 > steady.flake()
+
+
+def test_one_failure_weighs_less_in_a_flaky_test() -> None:
+    flaky, steady = Posterior(5), Posterior(5)
+    for i in range(20):
+        flaky.observe((), i % 4 == 0)
+        steady.observe((), False)
+    for belief in (flaky, steady):
+        belief.observe([0], True)
+    assert flaky.risks()[0] < 0.5 < steady.risks()[0]
+
+
+# -- pools ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_never_holds_two_items_of_a_group_nor_one_that_is_not_allowed() -> None:
+    groups = [i // 3 for i in range(24)]
+    search, random = Search(24, groups=groups), Random(0)
+    for _ in range(15):
+        for pool in search.pools(3):
+            assert pool and len({groups[item] for item in pool}) == len(pool)
+            assert set(pool) <= search.open
+            search.took(pool, random.random() < 0.3)
+
+
+def test_the_first_pool_of_many_items_is_about_as_likely_to_fail_as_to_pass() -> None:
+    belief = Posterior(200)
+    (pool,) = Chooser(belief).choose(range(200))
+    assert 0.35 < belief.passes(pool) < 0.65
+
+
+def test_where_failures_are_dear_pools_are_smaller() -> None:
+    (cheap,) = Chooser(Posterior(200)).choose(range(200))
+    (dear,) = Chooser(Posterior(200), Costs(pass_s=1.0, fail_s=10.0)).choose(range(200))
+    assert len(dear) < len(cheap) / 2
+
+
+def test_pools_of_one_look_ahead_do_not_ask_the_same() -> None:
+    pools = Chooser(Posterior(200)).choose(range(200), runs=4)
+    assert len(pools) == 4
+    assert all(set(a) != set(b) for i, a in enumerate(pools) for b in pools[:i])
+
+
+def test_what_passed_once_passes_again_in_other_companies() -> None:
+    groups = [i // 2 for i in range(24)]
+    search, companies = Search(24, groups=groups), dict[int, list[set[int]]]()
+    while pools := search.pools(2):
+        for pool in pools:
+            search.took(pool, False)
+            for item in pool:
+                companies.setdefault(item, []).append({groups[other] for other in pool})
+    for group in range(12):
+        own = companies[2 * group] + companies[2 * group + 1]
+        assert len(own) >= 6 and len(set.intersection(*own)) < 6, group
+
+
+# -- the search ----------------------------------------------------------------------------------------------------
+
+
+def play(count: int, bad: set[int], seed: int, q: float = 1.0, f: float = 0.0) -> Search:
+    search, random = Search(count), Random(seed)
+
+    def fails(pool: list[int]) -> bool:
+        return random.random() < f or any(item in bad and random.random() < q for item in pool)
+
+    for _ in range(500):
+        pools, suspects = search.pools(), sorted(search.suspects())
+        for pool in pools:
+            search.took(pool, fails(pool))
+        for item in [] if pools else suspects:
+            failed = fails([item])
+            search.took([item], failed)
+            if failed and search.needs_controls(item):
+                search.was_alike([item], controls := fails([]))
+                search.hits[item] += not controls
+            search.judge(item)
+        if not pools and not suspects:
+            return search
+    raise AssertionError("the search does not end")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 3), st.integers(0, 999))
+def test_a_noiseless_search_ends_and_finds_exactly_the_bad(count: int, k: int, seed: int) -> None:
+    bad = set(Random(seed).sample(range(count), min(k, count)))
+    search = play(count, bad, seed)
+    assert search.unsafe == bad and not search.invalid and not search.undecided
+    assert search.residual() <= MISSED
+    assert set(search.passed) == set(range(count)) - bad
+
+
+def test_an_item_whose_other_value_fails_by_itself_is_invalid_not_unsafe() -> None:
+    search = Search(4)
+    search.took([2], True)
+    for _ in range(6):
+        search.took([2], True)
+        search.was_alike([2], True)
+        if search.judge(2):
+            break
+    assert search.invalid == {2} and not search.unsafe
+
+
+def test_nothing_is_unsafe_without_controls() -> None:
+    search = Search(4)
+    for _ in range(8):
+        search.took([1], True)
+        search.judge(1)
+    assert search.mixed.risks()[1] > SURE and search.suspects() == {1} and not search.unsafe
+
+
+def test_a_suspect_that_neither_passes_nor_gets_controls_that_pass_is_given_up() -> None:
+    search = Search(4)
+    for _ in range(20):
+        search.took([1], True)
+        search.judge(1)
+    assert search.undecided == {1} and search.mixed.risks()[1] > SUSPECT
+
+
+def test_every_item_has_been_in_a_run_that_passed_before_a_search_ends() -> None:
+    search = Search(30, Prior(clean=1e6), groups=[i // 5 for i in range(30)])
+    runs = 0
+    while pools := search.pools(2):
+        for pool in pools:
+            runs += 1
+            search.took(pool, False)
+    assert set(search.passed) == set(range(30)) and runs <= 5 + 4 * 2
