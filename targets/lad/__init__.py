@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from zebra.structure import Links
 from zebra.target import Target
 from zebra.targets.lad.agreement import AGREEMENT
 from zebra.targets.lad.app import App
@@ -72,6 +74,7 @@ TARGET = Target(
     invariants=(*INVARIANTS, *LIVENESS, *AGREEMENT, *STORE_INVARIANTS),
     selectors={"parents": parents, "tops": tops, "leader": leader},
     progress=one_more_commit,
+    structure=partial(Links, "tree.add", "tree.del", group="shard", epoch="epoch"),
     settle_s=90.0,
     realtime={
         "lad.lease.ttl": {"*": 3.0},

@@ -12,8 +12,6 @@ import msgspec
 
 from zebra.params import Param
 
-FIXED = "a fixed timer, a parameter only so that real substrates can shorten it"
-
 
 class ShardConfig(msgspec.Struct, frozen=True, kw_only=True):
     depth: Annotated[
@@ -63,7 +61,7 @@ class ContentConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
     range: Annotated[int, Param("64KiB", unit="B", minimum=1024, doc="Bytes of content in one message.")] = 1 << 20
     idle: Annotated[
-        float, Param(unit="s", minimum=0.01, why=FIXED, doc="Longest silence of a parent in a transfer.")
+        float, Param(unit="s", minimum=0.01, timer=True, doc="Longest silence of a parent in a transfer.")
     ] = 5.0
 
 
@@ -136,18 +134,18 @@ class CompileConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RpcConfig(msgspec.Struct, frozen=True, kw_only=True):
-    timeout: Annotated[float, Param(unit="s", minimum=0.01, why=FIXED, doc="Of a control message, tried twice.")] = 1.0
+    timeout: Annotated[float, Param(unit="s", minimum=0.01, timer=True, doc="Of a control message, tried twice.")] = 1.0
 
 
 class BackoffConfig(msgspec.Struct, frozen=True, kw_only=True):
-    first: Annotated[float, Param(unit="s", minimum=0.001, why=FIXED, doc="Longest pause before the second try.")] = 0.2
-    longest: Annotated[float, Param(unit="s", minimum=0.001, why=FIXED, doc="Longest pause, doubled up to it.")] = 5.0
+    first: Annotated[float, Param(unit="s", minimum=0.001, timer=True, doc="Longest pause before the second try.")] = (
+        0.2
+    )
+    longest: Annotated[float, Param(unit="s", minimum=0.001, timer=True, doc="Longest pause, doubled up to it.")] = 5.0
 
 
 class LimitConfig(msgspec.Struct, frozen=True, kw_only=True):
-    propagation: Annotated[
-        float, Param(unit="s", minimum=0.1, why="a promise, not a setting", doc="Until a commit is everywhere.")
-    ] = 5.0
+    propagation: Annotated[float, Param(unit="s", minimum=0.1, timer=True, doc="Until a commit is everywhere.")] = 5.0
 
 
 class LadConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ ERRORS = 3.0
 @pytest.mark.parametrize("number", range(len(bench.SETTINGS)), ids=lambda number: bench.SETTINGS[number].name)
 def test_zebra_meets_its_bars(number: int) -> None:
     setting = bench.SETTINGS[number]
-    row = bench.measure(setting, "zebra", 4 if setting.n > 100 else 8)
+    row = bench.measure(setting, "zebra", 2 if setting.n > 100 else 4)
     assert not bench.missed_bars([row], ERRORS)
     assert row["pooled"] > 0 and row["all"] >= row["pooled"] + row["control"] + row["pre"]
 
