@@ -26,7 +26,8 @@ def parameters() -> list[str]:
     rows = ["| parameter | default | others | what |", "|---|---|---|---|"]
     unsafe = set((TARGET.accepted.read_text() if TARGET.accepted else "").split("\n"))
     for name, parameter in TARGET.space.items():
-        others = ", ".join(parameter.show(value) for value in parameter.alternatives()) or "fixed"
+        others = ", ".join(parameter.show(value) for value in parameter.alternatives())
+        others = "timer" if parameter.param.timer else others
         mark = "**" if name in unsafe else ""
         rows.append(
             f"| {mark}`{name}`{mark} | {parameter.show(parameter.default)} | {others} | {parameter.param.doc} |"
