@@ -99,20 +99,21 @@ def test_one_campaign_seed_gives_one_course() -> None:
 
 
 class Scripted(InProcess):
-    """Fails a run for what its assignment mixes, after a real pre-run: `fails(mixed parameters)`."""
+    """Fails a run for its assignment, after a real pre-run: `fails(mixed parameters, those not at their default)`."""
 
-    def __init__(self, fails: Callable[[set[str]], bool]) -> None:
+    def __init__(self, fails: Callable[[set[str], set[str]], bool]) -> None:
         super().__init__()
         self.fails = fails
 
     def _one(self, trial: Trial) -> TrialResult:
         if trial.purpose == "prerun":
             return super()._one(trial)
-        mixed = {name.removeprefix("depot.") for name, who in trial.spec.assignment.items() if len(who) > 1}
-        return TrialResult(result="fail" if self.fails(mixed) else "pass")
+        shares = {name.removeprefix("depot."): who for name, who in trial.spec.assignment.items()}
+        mixed = {name for name, who in shares.items() if len(who) > 1}
+        return TrialResult(result="fail" if self.fails(mixed, set(shares)) else "pass")
 
 
-def scripted(fails: Callable[[set[str]], bool], seed: int) -> dict[str, ParameterResult]:
+def scripted(fails: Callable[[set[str], set[str]], bool], seed: int) -> dict[str, ParameterResult]:
     spec = RunSpec(test="tests:store_and_read", target="depot")
     made = Campaign(depot.TARGET, [spec], Scripted(fails), seed=seed, describe=lambda spec: spec.test)
     return {p.name.removeprefix("depot."): p for p in made.run().parameters}
@@ -120,13 +121,21 @@ def scripted(fails: Callable[[set[str]], bool], seed: int) -> dict[str, Paramete
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_pair_that_fails_only_together_is_reported_with_each_other(seed: int) -> None:
-    found = scripted(lambda mixed: mixed >= {"label", "cache"}, seed)
+    found = scripted(lambda mixed, _: mixed >= {"label", "cache"}, seed)
     assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label", "cache"}
     assert [name.partition("=")[0] for name in found["label"].requires] == ["depot.cache"]
     assert [name.partition("=")[0] for name in found["cache"].requires] == ["depot.label"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_value_that_a_parameter_needs_is_no_fault_of_the_one_that_has_it(seed: int) -> None:
+    found = scripted(lambda mixed, unusual: "label" in mixed and "cache" in unusual, seed)
+    assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label"}
+    assert [name.partition("=")[0] for name in found["label"].requires] == ["depot.cache"]
+    assert found["cache"].verdict == "safe"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_parameter_that_another_one_masks_is_found(seed: int) -> None:
-    found = scripted(lambda mixed: "label" in mixed and "salt" not in mixed, seed)
+    found = scripted(lambda mixed, _: "label" in mixed and "salt" not in mixed, seed)
     assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label"}

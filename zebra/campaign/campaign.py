@@ -60,6 +60,7 @@ class _State:
     undecided: list[str] = field(default_factory=list)
     invalid: dict[Value, str] = field(default_factory=dict)
     together: list[Case] = field(default_factory=list)
+    given: Assignment = field(default_factory=dict)
     risk: float = 0.0
     trials: int = 0
     found: ParameterResult | None = None
@@ -264,8 +265,10 @@ class Campaign:
         found.direction = "both" if state.together else self._direction(case)
 
     def _failing(self, case: Case) -> Assignment:
-        """The assignment that failed: the case, and the cases of other parameters without which it does not fail."""
-        return mixed([case, *self.state[case.parameter].together])
+        """The assignment that failed: the case, and what of other parameters it does not fail without: a value that all
+        nodes have, or cases of theirs."""
+        state = self.state[case.parameter]
+        return mixed([case, *state.together]) | state.given
 
     def _seeds(self, what: str, case: Case, count: int) -> list[int]:
         return [trial_seed(self.seed, what, case.parameter, i) for i in range(count)]
@@ -290,6 +293,8 @@ class Campaign:
         requires = [f"{name}={self.target.space[name].show(observed[name])}" for name, _ in needed]
         for other in self.state[case.parameter].together:
             requires.append(f"{other.parameter}={self.target.space[other.parameter].show(other.other)}")
+        for name, shares in self.state[case.parameter].given.items():
+            requires.append(f"{name}={self.target.space[name].show(shares['*'])}")
         return requires + [
             f"fault:{name}" for name in necessary(self._faults(case), lambda names: self._passes_without(case, names))
         ]
@@ -316,7 +321,8 @@ class Campaign:
 
     def _direction(self, case: Case) -> str:
         """`both`, unless the values the other way round pass: in the failing test, then in all others of this shape."""
-        swapped, seeds = mixed([case.swapped()]), self._seeds("direction", case, SWAP_SEEDS)
+        given = self.state[case.parameter].given
+        swapped, seeds = mixed([case.swapped()]) | given, self._seeds("direction", case, SWAP_SEEDS)
         others = dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
         there = [self.spec(case.test, swapped, seed) for seed in seeds]
         elsewhere = [
@@ -335,8 +341,10 @@ class Campaign:
         for other in state.cases:
             same = other.test == case.test and {other.base, other.other} == {case.base, case.other}
             if ":" in case.who and ":" not in other.who and same:
-                there = self.make("requires", [self.spec(case.test, mixed([other]), seed) for seed in seeds])
-                back = self.make("requires", [self.spec(case.test, mixed([other.swapped()]), seed) for seed in seeds])
+                there, back = (
+                    self.make("requires", [self.spec(case.test, mixed([c]) | state.given, seed) for seed in seeds])
+                    for c in (other, other.swapped())
+                )
                 if not any(result.passed for result in there) and all(result.passed for result in back):
                     case = other
                     break

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from zebra.campaign.explain import necessary
@@ -272,7 +273,11 @@ class Hunt:
         self.campaign.unexplained += 1
 
     def _confirm_together(self, cases: Sequence[Case]) -> None:
-        """Cases that failed together on some seeds: unsafe, each requiring the others, if all controls pass on more."""
+        """Cases that failed together on some seeds: unsafe if all controls pass on more.
+
+        Those that also fail when all nodes agree on the others are unsafe given these values, and the others may be
+        safe; if none does, each requires that the nodes disagree on the others too.
+        """
         campaign = self.campaign
         failures = []
         for i in range(SEEDS):
@@ -286,6 +291,8 @@ class Hunt:
                 campaign.unexplained += 1
                 return
             failures.append(Failure(spec, result, file))
+        if [case for case in cases if self._fails_given(case, [other for other in cases if other != case])]:
+            return
         for case in cases:
             others = [other for other in cases if other != case]
             note = f"{SEEDS} of {SEEDS} runs failed beside all controls, together with " + ", ".join(
@@ -293,3 +300,27 @@ class Hunt:
             )
             campaign.is_unsafe(case, failures[0], note)
             campaign.state[case.parameter].together = [replace(other) for other in others]
+
+    def _fails_given(self, case: Case, others: Sequence[Case]) -> bool:
+        """Decide a case as unsafe if it fails beside both controls while all nodes agree on each of the others."""
+        campaign = self.campaign
+        for values in product(*((other.base, other.other) for other in others)):
+            given: Assignment = {other.parameter: {"*": v} for other, v in zip(others, values, strict=True)}
+            failures = []
+            for i in range(SEEDS):
+                seed = trial_seed(campaign.seed, "given", self.test, case.parameter, *values, i)
+                spec, file = campaign.spec(self.test, mixed([case]) | given, seed), campaign.keep(campaign.trials.total)
+                (result,) = campaign.make("confirm", [spec], keep=[file])
+                controls = [
+                    campaign.spec(self.test, given | {case.parameter: {"*": value}}, seed)
+                    for value in (case.base, case.other)
+                ]
+                if result.passed or not all(control.passed for control in campaign.make("control", controls)):
+                    break
+                failures.append(Failure(spec, result, file))
+            else:
+                note = f"{SEEDS} of {SEEDS} runs failed beside both controls, {case.who} against the rest"
+                campaign.is_unsafe(case, failures[0], note)
+                campaign.state[case.parameter].given = given
+                return True
+        return False
