@@ -320,18 +320,23 @@ class Campaign:
         return all(result.passed for result in self.make("requires", specs))
 
     def _direction(self, case: Case) -> str:
-        """`both`, unless the values the other way round pass: in the failing test, then in all others of this shape."""
+        """`both`, unless the values the other way round pass: in the failing test, then in the others with such roles."""
         given = self.state[case.parameter].given
         swapped, seeds = mixed([case.swapped()]) | given, self._seeds("direction", case, SWAP_SEEDS)
-        others = dict.fromkeys(c.test for c in self.state[case.parameter].cases if c.who == case.who)
         there = [self.spec(case.test, swapped, seed) for seed in seeds]
-        elsewhere = [
-            self.spec(test, swapped, seed) for test in others if test != case.test for seed in seeds[:CURE_SEEDS]
-        ]
+        elsewhere = [self.spec(test, swapped, seeds[0]) for test in self.tested if self._has_shape(test, case)]
         for specs in (there, elsewhere):
             if not all(result.passed for result in self.make("requires", specs)):
                 return "both"
         return self._one_sided(case)
+
+    def _has_shape(self, test: str, case: Case) -> bool:
+        """Whether the roles of a case read its parameter in another test too."""
+        if test == case.test:
+            return False
+        return {who.partition(":")[0] for who in case.who.split("+")} <= set(
+            readers(case.parameter, self.tested[test].reads)
+        )
 
     def _one_sided(self, case: Case) -> str:
         """Who must hold which value: whole roles where they show it as well as the nodes of the failing case do."""
