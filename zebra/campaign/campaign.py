@@ -320,7 +320,7 @@ class Campaign:
         return all(result.passed for result in self.make("requires", specs))
 
     def _direction(self, case: Case) -> str:
-        """`both`, unless the values the other way round pass: in the failing test, then in the others with such roles."""
+        """`both`, unless the values the other way round pass: in the failing test, then in others with such roles."""
         given = self.state[case.parameter].given
         swapped, seeds = mixed([case.swapped()]) | given, self._seeds("direction", case, SWAP_SEEDS)
         there = [self.spec(case.test, swapped, seed) for seed in seeds]
