@@ -41,6 +41,13 @@ LIKELY, CLEARED = 0.6, 0.01
 ROUNDS_MAX = 12
 """Runs of a suspect alone after which it is given up as undecided."""
 
+STUBBORN = 2
+"""Runs alone, all failed, after which an item is judged by these runs if the belief about all items explains them away:
+it may have dropped the states in which many related items are bad, as weighing next to nothing."""
+
+RUNS_MAX = 8
+"""Mixed runs per item, beside fifty, at which a search ends whatever is still unclear."""
+
 
 class Search:
     """The course of one test's search over `count` items.
@@ -64,9 +71,11 @@ class Search:
         self._random = Random(0)
         self.alone = [0] * count
         """Mixed runs of each item alone."""
+        self.failed_alone = [0] * count
         self.hits = [0] * count
         """Mixed runs of each item alone that failed on a seed on which both controls passed."""
         self.seeds = seeds
+        self._prior, self._baseline = prior, list[bool]()
         self.confirmed = [0] * count
         """Rounds that each item has had."""
         self.unsafe: set[int] = set()
@@ -76,6 +85,8 @@ class Search:
     def pools(self, runs: int = 1) -> list[list[int]]:
         """The next pools to run, several at once; none once every open item was in a run that passed and hardly one
         can have been missed."""
+        if self.mixed.runs > 50 + RUNS_MAX * len(self.alone):
+            return []
         suspected = {self.groups[item] for item in self.suspects()}
         rest = self._in_turn({item for item in self.open if self.groups[item] not in suspected}, runs)
         if rest and self.residual() > MISSED and (pools := self.chooser.choose(rest, runs)):
@@ -137,13 +148,16 @@ class Search:
             for item in pool:
                 self.passed[item] = self.passed.get(item, 0) + 1
         if len(pool) == 1:
-            self.alone[next(iter(pool))] += 1
+            (item,) = pool
+            self.alone[item] += 1
+            self.failed_alone[item] += failed
 
     def was_alike(self, pool: Collection[int], failed: bool) -> None:
         """A run has ended in which every node had the other value of these items, of none: the usual values."""
         self.alike.observe(pool, failed)
         if not pool or not failed:
             self.mixed.observe((), failed)
+            self._baseline.append(failed)
 
     def drop(self, items: Collection[int]) -> None:
         """These items are no longer of interest; what failed because of them stays explained by them."""
@@ -151,13 +165,30 @@ class Search:
 
     def suspects(self) -> set[int]:
         """Items to confirm: probably bad."""
-        risks = self.mixed.risks()
+        risks = self.risks()
         return {item for item in self.open if risks[item] >= SUSPECT}
 
     def residual(self) -> float:
         """Expected number of bad items among those that are neither decided nor suspect."""
-        risks = self.mixed.risks()
+        risks = self.risks()
         return float(sum(risks[item] for item in self.open if risks[item] < SUSPECT))
+
+    def risks(self) -> list[float]:
+        """For each item the probability that it is bad mixed; see STUBBORN."""
+        risks = [float(risk) for risk in self.mixed.risks()]
+        for item in self.open:
+            if STUBBORN <= self.failed_alone[item] == self.alone[item] and risks[item] < SURE:
+                risks[item] = max(risks[item], self._by_itself(self.alone[item]))
+        return risks
+
+    def _by_itself(self, runs: int) -> float:
+        """How likely an item is bad that failed in so many runs alone, by these and by runs in which none was mixed."""
+        belief = Posterior(1, self._prior)
+        for failed in self._baseline:
+            belief.observe((), failed)
+        for _ in range(runs):
+            belief.observe([0], failed=True)
+        return float(belief.risks()[0])
 
     def needs_controls(self, item: int) -> bool:
         """Whether an item whose run alone has failed lacks controls, or its other value may be bad by itself."""
@@ -166,7 +197,7 @@ class Search:
     def judge(self, item: int, alike: float | None = None) -> bool:
         """Decide a suspect if its evidence suffices; then it is no longer open. `alike` is how likely its other value
         is bad by itself, where that is known better than from `was_alike`."""
-        bad = float(self.mixed.risks()[item])
+        bad = self.risks()[item]
         alike = float(self.alike.risks()[item]) if alike is None else alike
         if alike >= SUSPECT:
             self.invalid.add(item)
