@@ -13,7 +13,7 @@ demo: venv
 	$(BIN)/zebra campaign owl
 
 test: venv
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs --durations=15
 
 lint: venv
 	$(BIN)/ruff check .

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from zebra.proxy.proxy import Proxy
 
 READ_BYTES = 64 * 1024
+DISCARDS = 16
+"""Reads at most before a socket is closed."""
+
 SPLICE_BYTES = 16 * 1024
 """Below so much at a time two copies cost less than two more calls."""
 
@@ -223,8 +226,19 @@ class End:
             self._loop.remove_writer(self._fd)
         self.closed = True
         self._proxy.ends.discard(self)
+        if self._closing:
+            self._discard()
         self._unpipe()
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
         self.sock.close()
+
+    def _discard(self) -> None:
+        """Take what has arrived and nobody will get: to close over unread bytes would be a reset."""
+        for _ in range(DISCARDS):
+            try:
+                if not self.sock.recv(READ_BYTES):
+                    return
+            except OSError:
+                return

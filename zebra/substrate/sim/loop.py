@@ -306,6 +306,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         self._closed, self.on_error = True, None
+        for task in _all_tasks(self):  # asyncio would list them until they are collected, for every later run to skip
+            asyncio.tasks._unregister_task(task)
         self._handlers.clear()
         self._ready.clear()
         self._timers.clear()
