@@ -82,7 +82,3 @@ class InvariantViolated(ZebraError, AssertionError):
     def __init__(self, violation: Violation, token: str) -> None:
         super().__init__(f"{violation.invariant}: {violation.message}")
         self.violation, self.token = violation, token
-
-
-class ZebraWarning(UserWarning):
-    """Something is allowed but probably not meant."""

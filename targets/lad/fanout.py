@@ -40,7 +40,6 @@ SERVE_RATE = 1.25e9
 """Bytes per second at which the pipeline turns a value into an answer: that of its network card, 10 Gb/s."""
 
 ASK_S = 600.0
-SILENT_S = 60.0
 AGAIN_S = 0.2
 
 

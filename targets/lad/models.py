@@ -95,14 +95,8 @@ class Cluster:
             return float("inf")
         return max((self._last.get(node, LONG_AGO) for node in nodes), default=LONG_AGO)
 
-    def is_down(self, node: str) -> bool:
-        return node in self._held
-
     def role(self, role: str) -> list[str]:
         return [node for node, place in self.places.items() if place["role"] == role]
-
-    def has_fault(self, name: str, node: str) -> bool:
-        return any(fault == name and node in on for fault, on in self._active.values())
 
     def recovery_s(self) -> float:
         """After a disturbance everybody has a distributor and a parent again, and knows what he missed."""
