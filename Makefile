@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo accuracy test test-real test-others lint bench leftovers clean
 
 venv: .venv/.done
 .venv/.done: pyproject.toml
@@ -12,19 +12,40 @@ venv: .venv/.done
 demo: venv
 	$(BIN)/zebra campaign owl
 
+# What campaigns find against what the specifications of Owl and LAD say: whole campaigns, one table.
+accuracy: venv
+	$(BIN)/python benchmarks/accuracy.py
+
+# Two streams of about the same length, as tests of real processes mostly wait. The second is shown when it is over.
+PYTEST := $(BIN)/python -m pytest -q -rs --durations=15
+SIMULATED := tests/unit tests/sim tests/quality tests/repo
 test: venv
-	$(BIN)/python -m pytest -q -rs --durations=15
+	@$(MAKE) --no-print-directory -j2 test-real test-others
+
+test-real: venv
+	@$(PYTEST) -m "not docker" $(SIMULATED:%=--ignore=%)
+
+test-others: venv
+	@log=$$(mktemp); \
+	{ $(PYTEST) -m "not docker" $(SIMULATED); first=$$?; $(PYTEST) -m docker && [ $$first = 0 ]; } >"$$log" 2>&1; \
+	result=$$?; echo; cat "$$log"; rm "$$log"; exit $$result
 
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tests/toxiproxy_api/conftest.py
+
+# Every kind of effect on every real substrate that this machine has, killed KILLS times each way, together and alone;
+# every fault, random triples, every end of a session. The table goes into the docs. It takes an hour and a half.
+KILLS ?= 20
+leftovers: venv
+	$(BIN)/python -m tests.leftovers.table --kills $(KILLS) --write docs/leftovers.md
 
 bench: venv
 	$(BIN)/python benchmarks/sim.py
 	$(BIN)/python benchmarks/process.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/pools.py --quick
 	$(BIN)/python benchmarks/owl.py --quick
 	$(BIN)/python benchmarks/lad.py --quick

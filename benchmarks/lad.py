@@ -26,7 +26,8 @@ from zebra import Event, Outcome, RunSpec, Target, Topology, invariant
 from zebra.blob import Blob
 from zebra.cluster import Cluster
 from zebra.node import Node
-from zebra.rpc import Rpc, _Connection
+from zebra.rpc import Rpc
+from zebra.rpc.connection import Connection
 from zebra.targets.lad import TARGET, fanout
 from zebra.targets.lad.client import LadClient
 from zebra.targets.lad.store import Store
@@ -123,9 +124,9 @@ class Traffic:
 @contextmanager
 def counting() -> Iterator[Traffic]:
     """Count what all nodes send by RPC, casts included."""
-    traffic, send, cast = Traffic(), _Connection.send, Rpc.cast
+    traffic, send, cast = Traffic(), Connection.send, Rpc.cast
 
-    def counted_send(self: _Connection, *frame: Any) -> None:
+    def counted_send(self: Connection, *frame: Any) -> None:
         if self.open:
             data, blobs = self.rpc.wire.pack(*frame)
             traffic.add(self.rpc.node.name, self.caller.name, data, blobs)
@@ -136,11 +137,11 @@ def counting() -> Iterator[Traffic]:
         traffic.add(self.node.name, to, data, [])
         cast(self, to, message)
 
-    _Connection.send, Rpc.cast = counted_send, counted_cast  # type: ignore[method-assign]
+    Connection.send, Rpc.cast = counted_send, counted_cast  # type: ignore[method-assign]
     try:
         yield traffic
     finally:
-        _Connection.send, Rpc.cast = send, cast  # type: ignore[method-assign]
+        Connection.send, Rpc.cast = send, cast  # type: ignore[method-assign]
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------

@@ -316,23 +316,18 @@ def missed_bars(rows: Sequence[dict[str, Any]], errors: float = 0.0) -> list[str
     return lines
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The measurement as Markdown."""
-    lines: list[str] = []
-    for setting in SETTINGS:
-        bars = ", ".join(f"{bar.what} {'>=' if bar.at_least else '<='} {bar.limit:g}" for bar in setting.bars)
-        lines += [f"{setting.name} ({bounds(setting)}); bars for zebra: {bars}", ""]
-        lines += ["| scheme | all runs | pooled | control | confirm | recall | false of reported | campaigns |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        for row in rows:
-            if row["problem"] == setting.name:
-                lines.append(
-                    f"| {row['scheme']} | {row['all']:.1f} ± {row['all_error']:.1f} | {row['pooled']:.1f} | "
-                    f"{row['control']:.1f} | {row['confirm']:.1f} | {row['recall']:.3f} | {row['false']:.4f} | "
-                    f"{row['campaigns']} |"
-                )
-        lines.append("")
-    return "\n".join([*lines, f"prior of zebra in all of them: {PRIOR}", f"stated error rate: {ERROR_RATE:g}"])
+def table(setting: Setting, rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of one problem as Markdown."""
+    bars = ", ".join(f"{bar.what} {'>=' if bar.at_least else '<='} {bar.limit:g}" for bar in setting.bars)
+    lines = [f"{setting.name} ({bounds(setting)}); bars for zebra: {bars}", ""]
+    lines += ["| scheme | all runs | pooled | control | confirm | recall | false of reported | campaigns |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row['scheme']} | {row['all']:.1f} ± {row['all_error']:.1f} | {row['pooled']:.1f} | {row['control']:.1f} | "
+        f"{row['confirm']:.1f} | {row['recall']:.3f} | {row['false']:.4f} | {row['campaigns']} |"
+        for row in rows
+    ]
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
@@ -343,14 +338,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     campaigns = 40 if options.quick else options.campaigns
-    rows = []
+    rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.workers) as pool:
         for setting in SETTINGS:
+            before = len(rows)
             for scheme in SCHEMES:
                 if scheme == "zebra" or (setting.others and not options.quick):
                     count = max(2, round(campaigns * (setting.share if scheme.startswith("zebra") else 1)))
                     rows.append(measure(setting, scheme, count, partial(pool.map, chunksize=5)))
-    print(json.dumps({"rows": rows, "missed": missed_bars(rows)}, indent=2) if options.json else table(rows))
+            if not options.json:
+                print(table(setting, rows[before:]), flush=True)
+    end = f"prior of zebra in all of them: {PRIOR}\nstated error rate: {ERROR_RATE:g}"
+    print(json.dumps({"rows": rows, "missed": missed_bars(rows)}, indent=2) if options.json else end)
     if missed := missed_bars(rows):
         print("missed: " + "; ".join(missed), file=sys.stderr)
         raise SystemExit(1)

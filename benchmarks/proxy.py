@@ -209,7 +209,8 @@ def rate_error(server: Server) -> float:
         started = time.perf_counter()
         while got < size:
             got += len(connection.recv(1 << 20))
-    return ((size - first_bytes) / (time.perf_counter() - started) / RATE_BYTES_PER_S - 1) * 100
+        took_s = time.perf_counter() - started
+    return ((size - first_bytes) / took_s / RATE_BYTES_PER_S - 1) * 100
 
 
 Figures = dict[str, dict[str, list[float]]]

@@ -87,6 +87,8 @@ class Coverage:
             found.append(Gap("Parameters without a verdict", "Nothing is known of nodes that disagree on them.", noted))
             left_out = [(test, "") for test in campaign.left_out]
             found.append(Gap("Tests left out", "They do not pass on their own, so no trial ran them.", left_out))
+            skipped = [(test, "") for test in campaign.skipped]
+            found.append(Gap("Tests skipped", "They skip themselves here, so no trial ran them.", skipped))
             if campaign.unexplained:
                 lost = [(count(campaign.unexplained, "failure"), "")]
                 found.append(Gap("Failures without a culprit", "Pools failed, and none of their halves did.", lost))

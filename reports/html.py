@@ -17,6 +17,7 @@ from zebra.campaign.result import CampaignResult
 from zebra.report import Report, Run
 from zebra.reports import story, wording
 from zebra.reports.details import Details, lanes_json
+from zebra.reports.exposure import Exposures
 from zebra.reports.gaps import Coverage, known_target
 from zebra.reports.graph import Graph, graphs
 from zebra.reports.operations import Operations, operations
@@ -80,12 +81,13 @@ class Row:
 
 def html(report: Report) -> str:
     """Writes `index.html` and returns where."""
-    rows, coverage = list[Row](), Coverage()
+    rows, coverage, exposures = list[Row](), Coverage(), Exposures()
     for number, run in enumerate(report.runs(), 1):
         spec = run.events[0]
         about = (str(spec.get(name, "")) for name in ("target", "substrate", "seed"))
         rows.append(Row(number, run.test, run.outcome, run.message, run.token, run.duration_s, *about))
         coverage.see(run)
+        exposures.see(run)
     rows.sort(key=lambda row: wording.severity(row.outcome))
     path = report.directory / INDEX
     script = (Path(__file__).parent / SCRIPT).read_text(encoding="utf-8")
@@ -98,6 +100,7 @@ def html(report: Report) -> str:
         proven=_proven(report.campaign),
         gaps=coverage.gaps(report.campaign),
         coverage=coverage.summary if rows else "",
+        exposures=exposures,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         words=wording,

@@ -13,7 +13,7 @@ from junitparser.junitparser import FinalResult
 
 from zebra.campaign.result import CampaignResult, ParameterResult
 from zebra.report import Report, Run
-from zebra.reports.wording import accepted, one_line, printable, ranked, rollout, severity, situation
+from zebra.reports.wording import accepted, one_line, printable, ranked, rollout, severity, sites, situation
 
 JUNIT = "junit.xml"
 _RESULTS: dict[str, type[FinalResult]] = {
@@ -53,6 +53,7 @@ def _parameters(campaign: CampaignResult) -> Iterator[TestCase]:
 def _explanation(p: ParameterResult) -> str:
     """The first line says what was seen, the last one replays it."""
     lines = [p.note or f"{p.verdict}: {' / '.join(p.values)}", situation(p), rollout(p) and f"roll-out: {rollout(p)}"]
+    lines.append(sites(p) and f"read by {sites(p)}")
     if p.evidence is not None:
         lines.insert(0, p.evidence.violation)
         lines += [f"test: {p.evidence.test} ({p.evidence.outcome})", f"replay: zebra replay {p.evidence.replay}"]

@@ -22,10 +22,10 @@ def table(report: Report) -> str:
 
 
 def _campaign(campaign: CampaignResult) -> Iterator[str]:
-    heading = ("parameter", "verdict", "values", "roles", "direction", "requires", "trials", "note")
+    heading = ("parameter", "verdict", "values", "roles", "direction", "requires", "trials", "risk", "note")
     rows = [_row(parameter) for parameter in wording.ranked(campaign)]
     yield _headline(campaign)
-    yield _grid(heading, rows, (None, None, 28, 20, 20, 30, None, 44))
+    yield _grid(heading, rows, (None, None, 28, 20, 20, 30, None, None, 44))
     yield "\n".join(_accounting(campaign))
     yield "\n".join(line for parameter in wording.ranked(campaign) for line in _finding(parameter))
 
@@ -41,7 +41,8 @@ def _headline(campaign: CampaignResult) -> str:
 
 def _row(p: ParameterResult) -> tuple[str, ...]:
     values, roles, requires = " / ".join(p.values), ", ".join(p.roles), ", ".join(p.requires)
-    return p.name, wording.label(p), values, roles, p.direction, requires, str(p.trials), p.note
+    direction = "rolling" if p.rolling else p.direction
+    return p.name, wording.label(p), values, roles, direction, requires, str(p.trials), wording.risk(p), p.note
 
 
 def _accounting(campaign: CampaignResult) -> Iterator[str]:
@@ -56,6 +57,12 @@ def _accounting(campaign: CampaignResult) -> Iterator[str]:
         yield f"stated error rate: {campaign.error_rate:g}"
     if campaign.reads_unseen:
         yield "what the servers read cannot be observed: each parameter counts as read by every node that has it"
+    if campaign.rolling:
+        yield f"rolling changes (by {campaign.rolling}): {count(campaign.rolled, 'case')}"
+    for line in campaign.skipped:
+        yield f"not run: {one_line(line)}"
+    for line in campaign.not_rolling:
+        yield f"no rolling changes in {one_line(line)}"
     if campaign.never:
         yield f"never happened, in any trial: {one_line(', '.join(campaign.never))}"
 
@@ -66,7 +73,9 @@ def _finding(p: ParameterResult) -> Iterator[str]:
         return
     yield f"{p.name} {p.verdict} {wording.situation(p)}".rstrip() + f": {one_line(p.evidence.violation)}"
     if order := wording.rollout(p):
-        yield f"  roll-out: {order}"
+        yield f"  roll-out: {order}" + ("; the order matters" if wording.order_matters(p) else "")
+    if p.sites:
+        yield f"  read by {wording.sites(p)}"
     yield f"  replay: zebra replay {p.evidence.replay}"
 
 
@@ -107,5 +116,5 @@ def _failure(run: Run) -> str:
 
 def _grid(heading: tuple[str, ...], rows: list[tuple[str, ...]], widths: tuple[int | None, ...]) -> str:
     cells = [[one_line(cell) for cell in row] for row in rows]
-    right = tuple("right" if name in ("trials", "run time") else "left" for name in heading)
+    right = tuple("right" if name in ("trials", "risk", "run time") else "left" for name in heading)
     return tabulate(cells, headers=heading, maxcolwidths=list(widths), disable_numparse=True, colalign=right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zebra.campaign.result import CampaignResult, ParameterResult, Verdict
+from zebra.campaign.result import CampaignResult, ParameterResult, Rollout, Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("unsafe", "invalid", "undecided", "safe", "untested")
 UNCLEAR = ("inconclusive", "infrastructure")
@@ -46,11 +46,16 @@ def label(parameter: ParameterResult) -> str:
 
 
 def situation(parameter: ParameterResult) -> str:
-    """Which disagreement is unsafe: "when peer holds 4MiB and superpeer holds 256KiB"; "" unless two values clash."""
+    """Which disagreement is unsafe: "when peer holds 4MiB and superpeer holds 256KiB"; "" unless two values clash.
+
+    Of a parameter that shows in rolling changes only, which change is unsafe.
+    """
     if parameter.verdict != "unsafe" or len(parameter.values) != 2:
         return ""
     (a, b), (x, arrow, y) = parameter.values, parameter.direction.partition(">")
     needed = f", given {' and '.join(parameter.requires)}" if parameter.requires else ""
+    if parameter.rolling:
+        return f"while nodes change from {b} to {a} one after the other{needed}; mixtures that last passed"
     if arrow:
         return f"when {x} holds {a} and {y} holds {b}{needed}; the reverse passed"
     return f"when some nodes hold {a} and others {b}, either way round{needed}"
@@ -60,10 +65,59 @@ def rollout(parameter: ParameterResult) -> str:
     """In which order nodes may change the value one after the other; "" when no order is called for."""
     if not situation(parameter):
         return ""
+    if parameter.rolling:
+        targets = dict.fromkeys(rollout.values[1] for rollout in parameter.rollouts)
+        found = "; ".join(_tried(to, parameter.rollouts) for to in targets)
+        return found or "no order is known to be safe: change all nodes at once, while they are stopped"
     (a, b), (x, arrow, y) = parameter.values, parameter.direction.partition(">")
     if arrow:
-        return f"to {a}: all {y} first, then {x}; to {b}: all {x} first, then {y}"
+        to_a, to_b = (_confirmed(to, parameter.rollouts) for to in (a, b))
+        return f"to {a}: all {y} first, then {x}{to_a}; to {b}: all {x} first, then {y}{to_b}"
     return "no order is safe: change all nodes at once, while they are stopped"
+
+
+def _confirmed(to: str, rollouts: list[Rollout]) -> str:
+    """What became of the order that follows from the direction, where it was tried."""
+    for rollout in rollouts:
+        if rollout.values[1] == to:
+            runs = count(rollout.runs, "rolling change")
+            return f" ({runs} passed)" if rollout.safe else f" (but of {runs} one failed: no order is safe)"
+    return ""
+
+
+def _tried(to: str, rollouts: list[Rollout]) -> str:
+    """What rolling changes to a value came to: "to 2: replica first, then primary (6 runs passed)"."""
+    safe = [r for r in rollouts if r.values[1] == to and r.safe]
+    unsafe = [r for r in rollouts if r.values[1] == to and not r.safe]
+    if not safe:
+        return (
+            f"to {to}: no order is safe, each that was tried failed: change all nodes at once, while they are stopped"
+        )
+    orders = " or ".join(f"{_order(r)} ({count(r.runs, 'run')} passed)" for r in safe)
+    return f"to {to}: {orders}" + (f", not {' or '.join(map(_order, unsafe))}" if unsafe else "")
+
+
+def _order(rollout: Rollout) -> str:
+    first, *rest = rollout.order
+    return f"{first} first, then {', then '.join(rest)}" if rest else f"{first}, node by node"
+
+
+def order_matters(parameter: ParameterResult) -> bool:
+    """Whether a change is safe in one order of the roles and not in another."""
+    if parameter.rolling:
+        outcomes = {(r.values[1], r.safe) for r in parameter.rollouts}
+        return any((to, True) in outcomes and (to, False) in outcomes for to, _ in outcomes)
+    return ">" in parameter.direction
+
+
+def risk(parameter: ParameterResult) -> str:
+    """The residual risk of a verdict of safe: "0.4 %"; "" for others."""
+    return f"{100 * parameter.risk:.2g} %" if parameter.verdict == "safe" else ""
+
+
+def sites(parameter: ParameterResult) -> str:
+    """Where the code of each role reads a parameter: "peer: app/peer.py:12; hub: app/hub.py:7"; "" if nobody knows."""
+    return "; ".join(f"{role}: {', '.join(places)}" for role, places in parameter.sites.items())
 
 
 def severity(outcome: str) -> int:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.cases import PATIENCE_S, SOON_S, Cases, at
 from zebra import Cluster, Node, RunSpec, Target, Topology, run
 from zebra.errors import NodeDown
 
 PORT, CLOSED_PORT = 9, 10
-SOON_S, PATIENCE_S = 0.3, 10.0
-"""How long to wait for what must not come, and for what must: a busy machine is slow."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,22 +205,13 @@ class Client:
 TARGET = Target(name="conformance", config=Config, roles={"server": Server}, client=Client,
                 topology=Topology(counts={"server": 2}))  # fmt: skip
 
-Case = Callable[[Cluster], Awaitable[None]]
-CASES: list[Case] = []
-
-
-def case(scenario: Case) -> Case:
-    CASES.append(scenario)
-    return scenario
+CASES = Cases()
+case = CASES.add
 
 
 def check(scenario: Any, substrate: str) -> None:
     """Run a case; raises what went wrong."""
     run(scenario, RunSpec(target="conformance", substrate=substrate, timeout_s=60), target=TARGET).raise_failure()
-
-
-def on(cluster: Cluster, node: str, method: str, *args: Any) -> Any:
-    return cluster._running.call(node, method, *args)
 
 
 # -- connections -------------------------------------------------------------------------------------------------
@@ -247,7 +236,7 @@ async def a_port_nobody_listens_on_refuses(cluster: Cluster) -> None:
 async def a_server_that_closed_refuses_what_is_new_and_keeps_what_is_old(cluster: Cluster) -> None:
     assert await cluster.client.connect("server-1") == "connected"
     assert await cluster.client.ask("server-1") == "hello"
-    await on(cluster, "server-1", "close_server")
+    await at(cluster, "server-1", "close_server")
     await asyncio.sleep(0.1)
     assert await cluster.client.ask("server-1") == "hello"
     assert await cluster.client.connect("server-1") == "ConnectionRefusedError"
@@ -282,8 +271,8 @@ async def a_reset_breaks_the_connection_for_both(cluster: Cluster) -> None:
     assert await cluster.client.ask("server-1") == "hello"
     async with cluster.fault("network.reset", "server-1"):
         assert await cluster.client.ask("server-1") == "ConnectionResetError"
-        await cluster.event("server.lost", within=2) if not cluster.history.of("server.lost") else None
-    await cluster._running.settled()
+        await cluster.until(lambda: bool(cluster.history.of("server.lost")))
+    await cluster.settled()
     [reset] = cluster.history.of("link.effect")
     assert (reset["what"], reset["over"], reset["bytes"]) == ("reset", "stream", len("hello\n"))
     assert (reset["source"], reset["target"], reset.node) == ("client-1", "server-1", "")
@@ -385,21 +374,21 @@ async def a_node_that_starts_while_it_is_paused_comes_up_and_is_paused(cluster: 
         await cluster.client.connect("server-1")
         assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
     assert await cluster.client.listen("server-1", PATIENCE_S) == "during"
-    assert await on(cluster, "server-1", "say", 0) == 2
+    assert await at(cluster, "server-1", "say", 0) == 2
 
 
 @case
 async def a_crash_is_silent_and_its_connections_are_reset_once_it_is_back(cluster: Cluster) -> None:
     await cluster.client.connect("server-1")
     assert await cluster.client.ask("server-1") == "hello"
-    await on(cluster, "server-1", "keep", "file", "content")
+    await at(cluster, "server-1", "keep", "file", "content")
     async with cluster.fault("host.crash", "server-1"):
         assert "server-1" not in cluster.up()
         assert await cluster.client.ask("server-1", "during", SOON_S) == "TimeoutError"
         assert await cluster.client.connect("server-2") == "connected"
     assert await cluster.client.ask("server-1") == "ConnectionResetError"
-    assert await on(cluster, "server-1", "recall", "file") == "content"
-    assert await on(cluster, "server-1", "say", 0) == 2
+    assert await at(cluster, "server-1", "recall", "file") == "content"
+    assert await at(cluster, "server-1", "say", 0) == 2
 
 
 @case
@@ -414,29 +403,29 @@ async def a_planned_stop_ends_connections_and_refuses(cluster: Cluster) -> None:
 
 @case
 async def a_restart_keeps_the_disk_and_may_change_the_configuration(cluster: Cluster) -> None:
-    await on(cluster, "server-1", "keep", "a file/with @ odd#name", "content")
+    await at(cluster, "server-1", "keep", "a file/with @ odd#name", "content")
     await cluster.configure("server-1", {"conformance.word": "two"})
-    assert await on(cluster, "server-1", "recall", "a file/with @ odd#name") == "content"
-    assert await on(cluster, "server-1", "recall", "another") == ""
-    assert await on(cluster, "server-1", "word") == "two"
-    assert await on(cluster, "server-2", "word") == "one"
+    assert await at(cluster, "server-1", "recall", "a file/with @ odd#name") == "content"
+    assert await at(cluster, "server-1", "recall", "another") == ""
+    assert await at(cluster, "server-1", "word") == "two"
+    assert await at(cluster, "server-2", "word") == "one"
 
 
 @case
 async def a_crash_loses_what_was_not_synced_only_under_that_fault(cluster: Cluster) -> None:
-    await on(cluster, "server-1", "keep", "file", "content")
+    await at(cluster, "server-1", "keep", "file", "content")
     async with cluster.fault("disk.lose_unsynced", "server-1"), cluster.fault("host.crash", "server-1"):
         pass
-    assert await on(cluster, "server-1", "recall", "file") == ""
+    assert await at(cluster, "server-1", "recall", "file") == ""
 
 
 @case
 async def a_call_to_a_node_that_is_down_says_so_and_errors_come_back_as_they_are(cluster: Cluster) -> None:
     with pytest.raises(LookupError, match="as planned"):
-        await on(cluster, "server-1", "fail")
+        await at(cluster, "server-1", "fail")
     async with cluster.fault("host.crash", "server-1"):
         with pytest.raises(NodeDown):
-            await on(cluster, "server-1", "word")
+            await at(cluster, "server-1", "word")
 
 
 # -- clocks and events -------------------------------------------------------------------------------------------
@@ -444,21 +433,21 @@ async def a_call_to_a_node_that_is_down_says_so_and_errors_come_back_as_they_are
 
 @case
 async def a_clock_offset_moves_the_wall_clock_of_one_node_alone(cluster: Cluster) -> None:
-    wall, module, monotonic = await on(cluster, "server-1", "clocks")
+    wall, module, monotonic = await at(cluster, "server-1", "clocks")
     async with cluster.fault("clock.offset", "server-1", by="1000s"):
-        skewed, module_skewed, monotonic_then = await on(cluster, "server-1", "clocks")
+        skewed, module_skewed, monotonic_then = await at(cluster, "server-1", "clocks")
         assert 999 < skewed - wall < 1005
         assert 999 < module_skewed - module < 1005
         assert 0 <= monotonic_then - monotonic < 5
-        assert (await on(cluster, "server-2", "clocks"))[0] - wall < 5
-    assert (await on(cluster, "server-1", "clocks"))[0] - wall < 5
+        assert (await at(cluster, "server-2", "clocks"))[0] - wall < 5
+    assert (await at(cluster, "server-1", "clocks"))[0] - wall < 5
 
 
 @case
 async def all_that_was_emitted_before_a_crash_is_known_in_order(cluster: Cluster) -> None:
-    await on(cluster, "server-1", "say", 200)
+    await at(cluster, "server-1", "say", 200)
     async with cluster.fault("host.crash", "server-1"):
-        await cluster._running.settled()
+        await cluster.settled()
         events = list(cluster.history)
         said = [event for event in events if event.kind == "server.said"]
         crash = next(event for event in events if event.kind == "node.crash")

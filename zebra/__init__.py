@@ -4,8 +4,8 @@ The words, each explained where it lives: a *target* (`zebra.target`) has *roles
 instance on a host of the *topology*; a *cluster* (`zebra.cluster`) is a running target; a *substrate*
 (`zebra.substrate`) is where its nodes run; *parameters*, *spaces* and *assignments* are in `zebra.params`; *faults*,
 *selections* and *schedules* in `zebra.injection`; *events* and *histories* in `zebra.events`; *invariants* and
-*violations* in `zebra.invariant`; a *run*, its RunSpec, *outcome* and token in `zebra.run`; *campaigns*, *trials* and
-*verdicts* in `zebra.campaign`.
+*violations* in `zebra.invariant`; a *run* in `zebra.run`, its RunSpec and token in `zebra.spec`, its *outcome* in
+`zebra.outcome`; *campaigns*, *trials* and *verdicts* in `zebra.campaign`.
 
 Names are resolved on first use, so that importing the pytest plugin costs next to nothing.
 """
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zebra.injection.fault import fault as fault
     from zebra.injection.schedule import Configure as Configure
     from zebra.injection.schedule import Inject as Inject
+    from zebra.injection.schedule import Roll as Roll
     from zebra.injection.schedule import Schedule as Schedule
     from zebra.injection.selection import Selection as Selection
     from zebra.injection.selection import all_of as all_of
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
     from zebra.invariant import leads_to as leads_to
     from zebra.invariant import never as never
     from zebra.node import Node as Node
+    from zebra.outcome import Outcome as Outcome
     from zebra.params.parameter import Param as Param
-    from zebra.run import Outcome as Outcome
-    from zebra.run import RunSpec as RunSpec
+    from zebra.params.parameter import Profile as Profile
     from zebra.run import run as run
+    from zebra.sites import buggify as buggify
+    from zebra.sites import failpoint as failpoint
+    from zebra.spec import RunSpec as RunSpec
     from zebra.target import Target as Target
     from zebra.topology import Topology as Topology
 
@@ -56,12 +60,15 @@ _WHERE = {
     "zebra.errors": ("ConfigError", "Failed", "InvariantViolated", "ZebraError"),
     "zebra.events": ("Event", "History"),
     "zebra.injection.fault": ("fault",),
-    "zebra.injection.schedule": ("Configure", "Inject", "Schedule"),
+    "zebra.injection.schedule": ("Configure", "Inject", "Roll", "Schedule"),
     "zebra.injection.selection": ("Selection", "all_of", "majority", "minority", "one"),
     "zebra.invariant": ("Violation", "always", "at_most_one", "eventually", "invariant", "leads_to", "never"),
     "zebra.node": ("Node",),
-    "zebra.params.parameter": ("Param",),
-    "zebra.run": ("Outcome", "RunSpec", "run"),
+    "zebra.outcome": ("Outcome",),
+    "zebra.params.parameter": ("Param", "Profile"),
+    "zebra.run": ("run",),
+    "zebra.sites": ("buggify", "failpoint"),
+    "zebra.spec": ("RunSpec",),
     "zebra.target": ("Target",),
     "zebra.topology": ("Topology",),
 }

@@ -1,4 +1,4 @@
-"""The `zebra` command: list, doctor, campaign, replay, report. Exit codes: `zebra.errors.ExitCode`."""
+"""The `zebra` command: list, doctor, campaign, replay, clean, report. Exit codes: `zebra.errors.ExitCode`."""
 
 from __future__ import annotations
 
@@ -67,17 +67,23 @@ def _parser() -> _Parser:
     )
     for name, default, text in _options():
         campaign.add_argument(f"--{name}", metavar=name.upper(), help=f"{text}; default {default or 'none'}")
+    for name, text in _flags():
+        campaign.add_argument(f"--{name}", action="store_true", help=text)
     campaign.add_argument("-q", "--quiet", action="store_true", help="no progress")
     replay = command("replay", _replay, "run again exactly what a token says")
     replay.add_argument("token", help="a token (zebra1.…), or a file with one")
     replay.add_argument(
         "--report", metavar="DIR", default="zebra-report/replay", help="directory of the report; default %(default)s"
     )
+    replay.add_argument("--toxiproxy", metavar="URL", help="substrate process: the Toxiproxy server that links go by")
     toxiproxy = command("toxiproxy", _toxiproxy, "a server of Toxiproxy's HTTP API over our own fault proxy")
     toxiproxy.add_argument("--host", default="localhost", help="address of the control API; default %(default)s")
     toxiproxy.add_argument("--port", type=_port, default=8474, help="0 for any that is free; default %(default)s")
     toxiproxy.add_argument("--seed", type=int, default=0, help="of all that is left to chance; default %(default)s")
+    toxiproxy.add_argument("--any-user", action="store_true", help="let other users of this machine control it too")
     toxiproxy.add_argument("--config", type=Path, metavar="FILE", help="JSON list of proxies to begin with")
+    clean = command("clean", _clean, "undo what ended sessions have left behind")
+    clean.add_argument("--dry-run", action="store_true", help="only say what is left")
     report = command("report", _report, "check a stored report again and write its pages anew")
     report.add_argument("directory", type=Path, metavar="DIR")
     return parser
@@ -87,6 +93,12 @@ def _options() -> tuple[tuple[str, str, str], ...]:
     from zebra.plugin import OPTIONS
 
     return OPTIONS
+
+
+def _flags() -> tuple[tuple[str, str], ...]:
+    from zebra.plugin import FLAGS
+
+    return FLAGS
 
 
 # -- list and doctor --------------------------------------------------------------------------------------------
@@ -187,17 +199,9 @@ def _reporters() -> list[dict[str, Any]]:
 
 
 def _doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from zebra.registry import load, members
-    from zebra.substrate import CAPABILITIES
+    from zebra.doctor import examine, table
 
-    rows = []
-    for name in members("substrates"):
-        substrate = load("substrates", name).SUBSTRATE
-        reason = substrate.unavailable()
-        cells = {
-            c: "yes" if not reason and c in substrate.capabilities else reason or "not offered" for c in CAPABILITIES
-        }
-        rows.append({"name": name, "available": not reason, "reason": reason, "capabilities": cells})
+    rows = examine()
     about = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -207,12 +211,8 @@ def _doctor(options: argparse.Namespace, _: Sequence[str]) -> int:
     if options.json:
         _print_json(about)
         return ExitCode.OK
-    from tabulate import tabulate
-
     print(f"zebra {about['zebra']}, Python {about['python']}, {about['system']}")
-    print(
-        tabulate([{"substrate": row["name"], **row["capabilities"]} for row in rows], headers="keys", tablefmt="simple")
-    )
+    print(table(rows))
     return ExitCode.OK
 
 
@@ -270,19 +270,22 @@ def _campaign(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from zebra.campaign.result import CampaignResult
     from zebra.registry import members
     from zebra.report import CAMPAIGN
+    from zebra.target import find_target
 
     pytest_arguments, targets = ["--zebra-campaign"], members("targets")
     for what in options.what:
         if what in targets:
             pytest_arguments += ["--pyargs", targets[what].value]
+            options.agent = options.agent or find_target(what).agent or None
         elif Path(what.partition("::")[0]).exists():
             pytest_arguments.append(what)
         else:
             raise ConfigError(f"campaign: {what!r} is neither a target ({', '.join(targets)}) nor a path")
     for name, _, _ in _options():
-        value = getattr(options, name)
+        value = getattr(options, name.replace("-", "_"))
         if value is not None:
             pytest_arguments.append(f"--zebra-{name}={value}")
+    pytest_arguments += [f"--zebra-{name}" for name, _ in _flags() if getattr(options, name)]
     _check_campaign(options)
     _steady(arguments)
     code = _pytest([*pytest_arguments, *(["-q", "-q"] if options.quiet else ["-q"])])
@@ -298,15 +301,24 @@ def _check_campaign(options: argparse.Namespace) -> None:
     """Say in one line what is wrong with the options, before pytest starts."""
     from fnmatch import fnmatchcase
 
+    from zebra.campaign.budget import Budget
+    from zebra.campaign.executor import check_address
+    from zebra.options import read_accepted, read_rules_of, rolling_how, slow_ratio
     from zebra.registry import members
     from zebra.run import find_substrate
-    from zebra.session import read_accepted
     from zebra.target import find_target
 
+    rolling_how(options.rolling or "")
+    slow_ratio(options.slow or "0")
     find_substrate(options.substrate or "sim")
+    Budget(options.budget or "", "--budget")
+    if options.executor:
+        check_address(options.executor, "--executor")
     for target in (find_target(what) for what in options.what if what in members("targets")):
-        read_accepted(options.accept or "", target)
-        if options.params and not any(fnmatchcase(name, options.params) for name in target.space):
+        rules = read_rules_of(options.rules or "", target)
+        space = (target.rules + rules).applied(target.space)
+        read_accepted(options.accept or "", target, rules)
+        if options.params and not any(fnmatchcase(name, options.params) for name in space):
             raise ConfigError(f"--params: no parameter of {target.name} matches {options.params!r}")
     for name in ("seed", "workers"):
         value = getattr(options, name)
@@ -315,13 +327,17 @@ def _check_campaign(options: argparse.Namespace) -> None:
 
 
 def _replay(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from zebra.run import decode_token
-    from zebra.session import read_token
+    from zebra.options import read_token
+    from zebra.spec import decode_token
 
     token = read_token(options.token).strip()
     spec, same_code = decode_token(token)
     if not same_code:
         print("zebra: warning: this token was made by other code, so the run may differ", file=sys.stderr)
+    if options.toxiproxy:
+        from zebra.substrate.process.toxiproxy import use
+
+        use(options.toxiproxy, spec.substrate, "--toxiproxy")
     _steady(arguments)
     if "::" in spec.test:
         where = [spec.test] if Path(spec.test.partition("::")[0]).exists() else ["--pyargs", spec.test]
@@ -360,7 +376,44 @@ def _toxiproxy(options: argparse.Namespace, _: Sequence[str]) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    return int(load("faults", "toxiproxy").serve(options.host, options.port, options.seed, options.config, say))
+    serve = load("faults", "toxiproxy").serve
+    return int(serve(options.host, options.port, options.seed, options.config, options.any_user, say))
+
+
+# -- clean ------------------------------------------------------------------------------------------------------
+
+
+def _clean(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """Exit code 1 if something could not be undone."""
+    from http.client import HTTPException
+
+    from zebra.injection.cleaning import clean, describe, lost, sessions
+
+    ended = live = found = stuck = 0
+    known = list(sessions())
+    try:
+        known += lost(known)
+    except (OSError, HTTPException) as error:
+        print(f"no look at what a container engine holds of lost sessions: {error or type(error).__name__}")
+    for session in known:
+        if session.lives:
+            live += 1
+            continue
+        ended += 1
+        found += len(session.held)
+        left = {entry["id"]: entry for entry in (() if options.dry_run else clean(session))}
+        where = session.directory or "its ledger lost"
+        print(f"session {session.pid}, ended, {where}: {len(session.held) or 'nothing'} left behind")
+        for entry in session.held:
+            said = "would be undone" if options.dry_run else "undone"
+            if entry["id"] in left:
+                said = f"STILL THERE: {left[entry['id']]['trouble']}"
+                stuck += 1
+            print(f"  {describe(entry)}: {said}")
+    others = f"; {live} still running, left alone" if live else ""
+    done = f"{found} to undo" if options.dry_run else f"{found - stuck} undone, {stuck or 'nothing'} left"
+    print(f"{ended} ended session{'s' * (ended != 1)}{others}: {done}")
+    return ExitCode.VIOLATION if stuck else ExitCode.OK
 
 
 # -- report -----------------------------------------------------------------------------------------------------
@@ -368,8 +421,8 @@ def _toxiproxy(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 def _report(options: argparse.Namespace, _: Sequence[str]) -> int:
     from zebra.invariant import check_history
+    from zebra.outcome import FAILED
     from zebra.report import Report
-    from zebra.run import FAILED
     from zebra.session import write_reports
     from zebra.target import find_target
 

@@ -71,8 +71,12 @@ class Cluster:
 
     @property
     def history(self) -> History:
-        """The events so far."""
+        """The events so far, as far as they are in order: `settled` waits for those that still are on their way."""
         return self._running.log.history
+
+    async def settled(self) -> None:
+        """Wait until all that has happened so far is in `history`. Raises Infrastructure if a node stays silent."""
+        await self._running.settled()
 
     def nodes(self, role: str | None = None) -> tuple[str, ...]:
         """The names of all nodes, or of those of one role, up or not."""
@@ -135,8 +139,14 @@ class Cluster:
 
     # -- waiting ---------------------------------------------------------------------------------------------
 
-    async def event(self, kind: str, within: float | str = "30s", **fields: Any) -> Event:
-        """The next event of a kind with these fields (and `node`); raises TimeoutError."""
+    async def event(
+        self, kind: str, within: float | str = "30s", *, since: Event | None = None, **fields: Any
+    ) -> Event:
+        """The next event of a kind with these fields (and `node`); raises TimeoutError.
+
+        It is the next one from now, or the first one after the event `since`: two that follow each other closely may
+        both have come before one who waits for the first can begin to wait for the second.
+        """
         found: list[Event] = []
 
         def matches(event: Event | None) -> bool:
@@ -146,6 +156,8 @@ class Cluster:
                 found.append(event)
             return bool(found)
 
+        if since is not None and any(event.seq > since.seq and matches(event) for event in self.history):
+            return found[0]
         await self._wait(matches, within, f"an event {kind} {fields or ''}".rstrip())
         return found[0]
 

@@ -19,7 +19,8 @@ import msgspec
 
 from zebra.errors import ConfigError, NondeterminismError, TargetError
 from zebra.events import Event, first_difference
-from zebra.run import RunSpec, run
+from zebra.run import run
+from zebra.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

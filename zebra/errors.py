@@ -56,6 +56,10 @@ class Deadlock(Hang):
     """Nothing can run and no timer is set: the simulated cluster would wait for ever."""
 
 
+class Injected(ZebraError):
+    """Raised in a role's code by the fault `application.exception`: nothing is wrong but what the test wanted."""
+
+
 class NondeterminismError(ZebraError):
     """One seed gave two histories; `first` and `second` are the first events that differ (or None where one ended)."""
 

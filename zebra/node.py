@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from zebra.blob import Blob
 from zebra.errors import Escape
+from zebra.sites import Sites
 from zebra.topology import Place
 from zebra.workload import Op
 
@@ -76,13 +77,14 @@ class Node(Generic[C]):
     def __init__(self, *, place: Place, config: C, incarnation: int, random: Random, clock: Clock, disk: Disk,
                  emit: Callable[..., None], ready: Callable[[], None], places: Mapping[str, Place],
                  variants: frozenset[str], is_up: Callable[[str], bool], real_bytes: bool = False,
-                 outside: Outside | None = None) -> None:  # fmt: skip
+                 prepared: Path | None = None, outside: Outside | None = None,
+                 sites: Sites | None = None) -> None:  # fmt: skip
         self.place, self.config, self.incarnation, self.random = place, config, incarnation, random
         self.clock, self.disk = clock, disk
         self.name, self.role = place.node, place.role
         self.emit, self._ready, self._variants, self._is_up = emit, ready, variants, is_up
         self._places = places if isinstance(places, Places) else Places(places)
-        self._real_bytes, self._outside = real_bytes, outside
+        self._real_bytes, self._prepared, self._outside, self.sites = real_bytes, prepared, outside, sites
 
     def peers(self, role: str) -> tuple[str, ...]:
         """The names of the other nodes of a role, up or not, in order."""
@@ -114,12 +116,20 @@ class Node(Generic[C]):
         self._ready()
 
     def variant(self, name: str) -> bool:
-        """Whether this run has the named variant: a planted bug, or a form that makes a parameter safe."""
-        return name in self._variants
+        """Whether this node runs the named variant: a planted bug, or a form that makes a parameter safe."""
+        if name in self._variants:
+            return True
+        return self.sites is not None and self.sites.active() and self.sites.variant(name)
 
     def blob(self, seed: int, length: int) -> Blob:
         """Content of `length` bytes drawn from a seed: bytes on real substrates, on sim a rope that costs nothing."""
         return Blob.random(seed, length, materialise=self._real_bytes)
+
+    @property
+    def prepared(self) -> Path:
+        """The directory that the target's `prepare` filled once for all runs: to be read only."""
+        assert self._prepared is not None, "the target has no `prepare`"
+        return self._prepared
 
     # -- for the programs that a role starts: on real substrates only ------------------------------------------
 
@@ -138,7 +148,8 @@ class Node(Generic[C]):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the environment of a program that it starts must hold: ZEBRA_NODE and ZEBRA_RUN."""
+        """What the environment of a program that it starts must hold: ZEBRA_NODE and ZEBRA_RUN, and what lets faults of
+        clocks reach it where ZEBRA_FAKETIME is set."""
         return dict(self._real("environment").environment)
 
     def _real(self, what: str) -> Outside:

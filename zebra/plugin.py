@@ -5,6 +5,7 @@ It imports nothing of the engine at start; `zebra.session` holds what a session 
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,28 @@ if TYPE_CHECKING:
 
 OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("substrate", "sim", "where nodes run (see `zebra list substrates`)"),
+    ("docker-image", "", "substrate docker: the image of nodes' containers, if not this machine's own Python"),
+    ("toxiproxy", "", "substrate process: URL of a Toxiproxy server that does what links suffer, on this machine"),
     ("seed", "0", "seed of the session, a number or `random`"),
+    ("agent", "", "adapter that tells apart the nodes in one process; then unmarked tests take part, not marked ones"),
     ("params", "*", "campaign: only parameters whose names match this glob"),
     ("accept", "", "campaign: file of parameters accepted as unsafe, one a line (default: the target's own list)"),
+    ("rules", "", "campaign: YAML file of further values, exclusions, constraints and profiles"),
+    ("rolling", "", "campaign: also change values node by node while tests run, by `restart` or `reload`"),
+    ("slow", "3", "campaign: a run fails that takes so many times what agreeing nodes take at most; 0 for never"),
     ("workers", "2", "campaign: trials at a time, more where the target sleeps more than it works"),
+    ("budget", "", "campaign: wall time, such as 10min, or number of executions, such as '500 trials', to spend now"),
+    ("executor", "", "campaign: address of a Dask scheduler, tcp://host:port, whose workers carry out the trials"),
     ("report", "zebra-report", "directory of the report"),
+    ("spare", "", "selections that no fault may hit, such as 'tracker-1, dc(r1-dc1)'; it is refused before it acts"),
+    ("at-once", "", "how many nodes faults may hit at a time"),
     ("timeout", "", "limit of run time per run, such as 10min (default: the marker's, or 600 s)"),
+)
+
+
+FLAGS: tuple[tuple[str, str], ...] = (
+    ("resume", "campaign: go on with the one that was interrupted in the report directory"),
+    ("incremental", "campaign: decide only what a change has touched since the one that is finished there"),
 )
 
 
@@ -32,7 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(
             f"--zebra-{name}", metavar=name.upper(), default=None, help=f"{text}; default {default or 'none'}"
         )
-        parser.addini(f"zebra_{name}", f"{text} (as --zebra-{name})", default=default)
+        parser.addini(f"zebra_{name.replace('-', '_')}", f"{text} (as --zebra-{name})", default=default)
+    group.addoption("--zebra-serve", type=int, metavar="FD", default=None, help=argparse.SUPPRESS)
+    for name, text in FLAGS:
+        group.addoption(f"--zebra-{name}", action="store_true", help=text)
     group.addoption(
         "--zebra-campaign", action="store_true", help="decide which parameters are unsafe when nodes disagree"
     )
@@ -45,8 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "zebra(target, *, topology, assignment, schedule, invariants, substrates, variant, timeout, **counts): run the "
-        "test on a cluster of the target, with so many nodes of each role",
+        "zebra(target, *, topology, assignment, schedule, invariants, substrates, variant, timeout, errors, leaks, "
+        "**counts): run the test on a cluster of the target, with so many nodes of each role",
     )
     if config.getoption("numprocesses", None):
         if config.getoption("--zebra-campaign"):
@@ -63,6 +83,13 @@ def _parts(config: pytest.Config) -> Path:
 
 
 _KEY: pytest.StashKey[Any] = pytest.StashKey()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """An agent has to be on before the tests are imported, and what they test."""
+    config = session.config
+    if config.getoption("--zebra-agent") or config.getini("zebra_agent") or config.getoption("--zebra-replay"):
+        session_of(config).begin_agent()
 
 
 def session_of(config: pytest.Config) -> Session:
@@ -84,7 +111,7 @@ def cluster() -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("zebra") is not None]
-    if marked or config.getoption("--zebra-campaign") or config.getoption("--zebra-replay"):
+    if marked or _KEY in config.stash or config.getoption("--zebra-campaign"):
         session_of(config).collected(items, marked)
 
 
@@ -94,6 +121,15 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
             raise session.Interrupted(f"{session.testsfailed} error(s) during collection")
         return session_of(session.config).campaign(session)
     return None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if _KEY not in item.config.stash:
+        yield
+        return
+    with session_of(item.config).under_agent(item):
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -126,3 +162,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _KEY in config.stash:
         session_of(config).close()
+        session_of(config).end_agent()

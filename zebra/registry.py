@@ -15,7 +15,7 @@ from typing import Literal
 
 from zebra.errors import ConfigError, PluginError
 
-Group = Literal["targets", "faults", "invariants", "reporters", "substrates"]
+Group = Literal["targets", "faults", "invariants", "reporters", "substrates", "agents"]
 
 
 @cache

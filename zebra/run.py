@@ -7,191 +7,54 @@ own loop, and returns a violation instead of raising it.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
+import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from zebra.cluster import Cluster
-from zebra.errors import ConfigError, Hang, Infrastructure, InvariantViolated, TargetError, ZebraError
+from zebra.errorlog import ErrorLog, compiled
+from zebra.errors import ConfigError, Hang, Infrastructure, TargetError
 from zebra.events import SCHEMA, Event, EventLog, History
 from zebra.injection.injector import Injector
-from zebra.injection.schedule import Schedule
 from zebra.invariant import Checks, Violation, find
+from zebra.outcome import BUSY_S, Outcome, Result
 from zebra.output import keep, last_lines
 from zebra.params import Assignment, Read, configs, validate
 from zebra.params.assignment import values_for
 from zebra.registry import load
+from zebra.spec import RunSpec
 from zebra.substrate import Plan, Running, Substrate
 from zebra.target import CLIENT, Target, find_target
-from zebra.topology import Place, Topology
+from zebra.topology import Place
 
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
-Result = Literal["pass", "fail", "hang", "crash", "slow", "invalid", "inconclusive", "infrastructure"]
-FAILED: frozenset[str] = frozenset({"fail", "hang", "crash", "slow"})
 
-TOKEN_CHARACTERS_MAX = 1500
-
-
-class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All inputs of one run. `test` is a pytest node id or `module:function`; `topology` None means the target's own.
-
-    `without_faults` names faults that the run leaves out wherever its schedule or its test injects them: so a campaign
-    asks whether a failure needs a fault.
-    """
-
-    test: str = ""
-    target: str
-    substrate: str = "sim"
-    topology: Topology | None = None
-    assignment: Assignment = {}
-    schedule: Schedule = Schedule()
-    seed: int = 0
-    variant: str = ""
-    timeout_s: float = 600.0
-    without_faults: tuple[str, ...] = ()
-
-    def token(self) -> str:
-        """`zebra1.` + the packed spec + 8 hex digits of the code's hash: all that `zebra replay` needs."""
-        packed = base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).rstrip(b"=").decode()
-        return f"zebra1.{packed}{code_hash(self.target)}"
-
-    def command(self, report: Path | None = None) -> str:
-        """The command that runs this again; a token that is too long for a line is written below `report` instead."""
-        token = self.token()
-        if len(token) > TOKEN_CHARACTERS_MAX and report is not None:
-            path = report / "replays" / f"{hashlib.blake2b(token.encode(), digest_size=6).hexdigest()}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(token + "\n")
-            return f"zebra replay {path}"
-        return f"zebra replay {token}"
-
-
-def decode_token(text: str) -> tuple[RunSpec, bool]:
-    """The spec of a token, and whether it was made by this very code. Raises ConfigError for text that is no token."""
-    text = text.strip()
-    if not text.startswith("zebra1."):
-        version = text.partition(".")[0]
-        what = (
-            f"version {version} is unknown"
-            if version.startswith("zebra") and "." in text
-            else "it does not begin with 'zebra1.'"
-        )
-        raise ConfigError(f"token {text[:30]!r}: {what}, expected one that this version of zebra printed")
-    body, made_by = text[7:-8], text[-8:]
-    try:
-        packed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-        spec = msgspec.msgpack.decode(packed, type=RunSpec)
-        bytes.fromhex(made_by)
-    except (binascii.Error, msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"token {text[:30]!r}: damaged or cut short ({error}), copy the whole of it") from None
-    return spec, made_by == code_hash(spec.target)
-
-
-@cache
-def code_hash(target: str) -> str:
-    """8 hex digits of the engine's and the target's source."""
-    roots = [Path(__file__).parent]
-    try:
-        module = load("targets", target) if ":" not in target else None
-        if module is not None and module.__file__:
-            roots.append(Path(module.__file__).parent)
-    except ConfigError:
-        pass
-    digest = hashlib.blake2b(digest_size=4)
-    for root in roots:
-        for path in sorted(root.rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one run came to.
-
-    `message` is one line for people; `error` the exception behind a fail or crash; `duration_s` is run time, `wall_s`
-    the machine's. `exercised` and `unknown` name the invariants that saw an event and those that saw none; `kinds` are
-    the event kinds that occurred; `reads` what a recording run read; `unapplied` the parameters that a live server did
-    not show as its node's configuration has them; `faults` the names of the faults injected;
-    `outputs` the last lines that the nodes involved in a failure wrote, on real substrates, and `output` the directory
-    that has the rest; `replay` the command that runs it again.
-    """
-
-    spec: RunSpec
-    result: Result
-    message: str = ""
-    violation: Violation | None = None
-    error: BaseException | None = None
-    history: History
-    duration_s: float
-    wall_s: float
-    exercised: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
-    kinds: frozenset[str] = frozenset()
-    reads: frozenset[Read] = frozenset()
-    unapplied: frozenset[str] = frozenset()
-    faults: tuple[str, ...] = ()
-    outputs: Mapping[str, str] = field(default_factory=dict)
-    output: Path | None = None
-    replay: str = ""
-
-    @property
-    def failed(self) -> bool:
-        return self.result in FAILED
-
-    def explain(self) -> str:
-        """For people: what broke, the events that show it, the faults that were on, and the command that replays it."""
-        lines = [f"{self.result}: {self.message}"]
-        if self.violation is not None:
-            seqs = set(self.violation.seqs())
-            lines[0] = (
-                f"{self.violation.invariant} does not hold at t={self.violation.t:.6f} s: {self.violation.message}"
-            )
-            lines += [f"  {event!r}" for event in self.history if event.seq in seqs]
-        for event, end_s in _bands(self.history):
-            until = "the end" if end_s is None else f"{end_s:.3f} s"
-            lines.append(f"fault {event['fault']} on {', '.join(event['on'])} from {event.t:.3f} s to {until}")
-        if self.spec.assignment:
-            lines.append(f"assignment: {self.spec.assignment}")
-        for node, text in self.outputs.items():
-            lines += [f"{node} wrote last:", *(f"  {line}" for line in text.splitlines())]
-        if self.output is not None:
-            lines.append(f"output of all nodes: {self.output}")
-        return "\n".join([*lines, f"replay: {self.replay}"])
-
-    def raise_failure(self) -> None:
-        """Raise what went wrong: the test's own exception, InvariantViolated, or a ZebraError that says it."""
-        if self.violation is not None:
-            raise InvariantViolated(self.violation, self.spec.token())
-        if self.error is not None:
-            raise self.error
-        if self.result != "pass":
-            raise ZebraError(f"{self.result}: {self.message}")
+LEAVE_S = 5.0
+"""Run time that a node has to end when it is looked for what it leaves behind."""
 
 
 def run(scenario: Scenario, spec: RunSpec, *, target: Target | None = None, invariants: Iterable[Any] | None = None,
         history: History | None = None, record_reads: bool = False, report: Path | None = None,
-        output: Path | None = None) -> Outcome:  # fmt: skip
+        output: Path | None = None, errors: Iterable[str] = (), leaks: bool = False) -> Outcome:  # fmt: skip
     """Run a scenario once and say how it went.
 
     `target` overrides the look-up of `spec.target`; `invariants` (names or factories) are added to the target's, and
     one that was asked for so and never exercised makes the run inconclusive. `history` may stream to a file. With
     `record_reads` every parameter read is noted. If the run fails, what nodes wrote to stdout and stderr goes into the
-    directory `output`. Raises ConfigError for bad input; whatever goes wrong later is in the Outcome.
+    directory `output`. `errors` are regular expressions, beside the target's: a node that says what matches fails the
+    run (see `zebra.errorlog`). With `leaks` a node fails it that leaves tasks or processes behind when it is stopped as
+    planned, as all are at the end then. Raises ConfigError for bad input; whatever goes wrong later is in the Outcome.
     """
     started = time.perf_counter()
     target = find_target(spec.target) if target is None else target
     this = _Run(
         scenario, spec, target, tuple(invariants or ()), History() if history is None else history, record_reads,
-        report, output,
+        report, output, compiled(target.errors) + compiled(errors), leaks or target.leaks,
     )  # fmt: skip
     return this.go(started)
 
@@ -207,7 +70,9 @@ def find_substrate(name: str) -> Substrate:
 
 class _Run:
     def __init__(self, scenario: Scenario, spec: RunSpec, target: Target, asked: tuple[Any, ...], history: History,
-                 record_reads: bool, report: Path | None, output: Path | None) -> None:  # fmt: skip
+                 record_reads: bool, report: Path | None, output: Path | None, errors: tuple[re.Pattern[str], ...],
+                 leaks: bool) -> None:  # fmt: skip
+        self.errors, self.leaks, self.left = ErrorLog(errors), leaks, list[Event]()
         self.scenario, self.spec, self.target, self.history, self.report = scenario, spec, target, history, report
         self.output = output
         if target.unavailable:
@@ -216,7 +81,7 @@ class _Run:
         target.check_variant(spec.variant)
         self.topology = target.full_topology(spec.topology)
         self.places = self.topology.places()
-        given = spec.assignment if spec.substrate == "sim" else _over(target.realtime, spec.assignment)
+        given = spec.assignment if spec.substrate == "sim" else over(target.realtime, spec.assignment)
         assignment = validate(given, target.space, self.places)
         self.configs = configs(assignment, target.space, self.places)
         self.base = target.space.replace(target.config(), values_for(assignment, _nowhere))
@@ -232,6 +97,7 @@ class _Run:
         self.crash: tuple[str, BaseException] | None = None
         self.log: EventLog | None = None
         self.injector: Injector | None = None
+        self.waits: dict[str, float] = {}
         self.outputs: dict[str, str] = {}
         self.kept = False
         self.began = False
@@ -239,21 +105,27 @@ class _Run:
     def go(self, started: float) -> Outcome:
         plan = Plan(
             prefix=self.target.name, places=self.places, topology=self.topology, roles=self.target.all_roles,
-            configs=self.configs, seed=self.spec.seed, variant=self.spec.variant, start_s=self.target.start_s,
+            configs=self.configs, seed=self.spec.seed, variant=self.spec.variant,
+            known_variants=self.target.variants,
+            external=frozenset(self.target.roles if self.target.external else ()), start_s=self.target.start_s,
             timeout_s=self.spec.timeout_s, log=self._make_log, on_crash=self._crashed,
             on_second=self._second if self.checks.wants_clock else None,
-            note_read=None if self.reads is None else self._note_read,
+            note_read=None if self.reads is None else self._note_read, prepared=self.target.prepared,
+            images=self.target.images, leaks=self.leaks,
         )  # fmt: skip
         if self.reads is not None and self.target.external:
             self._read_everything()
         result: Result
         error: BaseException | None
+        self.errors.open()
         try:
             result, message, error = self.substrate.run(plan, self._main)
         except Hang as hang:
             result, message, error = "hang", str(hang), hang
         except Infrastructure as trouble:
             result, message, error = "infrastructure", str(trouble), trouble
+        finally:
+            self.errors.close()
         return self._outcome(result, message, error, started)
 
     # -- what the substrate calls ----------------------------------------------------------------------------
@@ -278,6 +150,10 @@ class _Run:
         self.kinds.add(event.kind)
         if event.kind == "node.unapplied":
             self.unapplied.update(event["parameters"])
+        elif event.kind == "node.leak":
+            self.left.append(event)
+        else:
+            self.errors.event(event)
 
     def _read_everything(self) -> None:
         """What an external server reads nobody sees: each has every parameter."""
@@ -286,9 +162,9 @@ class _Run:
                 for name in self.target.space:
                     self._note_read(place.node, name, self.target.space.get_value(self.configs[place.node], name))
 
-    def _note_read(self, node: str, parameter: str, value: Any) -> None:
+    def _note_read(self, node: str, parameter: str, value: Any, site: str = "") -> None:
         assert self.reads is not None
-        self.reads.add(Read(self.role_of[node], parameter, value))
+        self.reads.add(Read(self.role_of[node], parameter, value, site="" if self.target.external else site))
 
     def _announce(self, violation: Violation) -> None:
         self._break()
@@ -310,7 +186,13 @@ class _Run:
         cluster: Cluster
         selectors = {name: (lambda select=select: select(cluster)) for name, select in self.target.selectors.items()}
         self.injector = Injector(
-            running, self.places, random, selectors, lambda step: cluster.carry_out(step), self.spec.without_faults
+            running,
+            self.places,
+            random,
+            selectors,
+            lambda step: cluster.carry_out(step),
+            self.spec.without_faults,
+            self.spec.limits,
         )
         cluster = Cluster(self.target, running, self.places, self.configs, self.base, self.injector)
         passed = False
@@ -326,14 +208,33 @@ class _Run:
             if error is None and self._fine():
                 self.checks.end(running.now())
             judged = self._judge(error)
+            if judged[0] == "pass":
+                await self._look_again(running)
+                judged = self._judge(error)
             passed = judged[0] == "pass"
             return judged
         finally:
             if not passed:
+                self.waits = {node: seconds for node, seconds in running.waits().items() if seconds >= BUSY_S}
                 self._keep_output(running)
             if self.log is not None and self.checks.feed in self.log.listeners:
                 self.log.listeners.remove(self.checks.feed)  # how nodes take the end of the others is not judged
             await running.stop()
+
+    async def _look_again(self, running: Running) -> None:
+        """What else makes a run fail that went well: errors that nodes speak of, tasks or processes left behind."""
+        if said := self.errors.look(running, self.configs):
+            self.checks._found(Violation(said, (), "zebra.errors", self.now()))
+        if self.leaks and self._fine():
+            self.log.listeners.remove(self.checks.feed)  # type: ignore[union-attr]
+            up = [node for node in self.configs if running.is_up(node)]
+            await asyncio.gather(*(running.stop_node(node, LEAVE_S) for node in up))
+            self.crash = None  # how nodes take the end of the others is not judged
+            await self._settle(running, None)
+        if self.left and self.checks.violation is None:
+            event = self.left[0]
+            what = f"{event.node} left behind when it was stopped: {', '.join(map(str, event['left']))}"
+            self.checks._found(Violation(what, (event,), "zebra.leaks", self.now()))
 
     def _fine(self) -> bool:
         return self.checks.violation is None and self.crash is None
@@ -377,20 +278,25 @@ class _Run:
     async def _scenario(self, cluster: Cluster) -> None:
         assert self.injector is not None
         following = asyncio.create_task(self.injector.follow(self.spec.schedule, cluster.now))
+        done = False
         try:
             await self.scenario(cluster)
+            done = True
         finally:
             following.cancel()
             await asyncio.wait([following])
+            if not done:
+                await self.injector.drop_rolls()
         if following.done() and not following.cancelled() and following.exception() is not None:
             raise following.exception() or TargetError("the schedule failed")
+        await self.injector.end_rolls()
 
     async def _liveness(self, cluster: Cluster) -> None:
         """Heal everything and demand progress."""
         assert self.injector is not None and self.log is not None
         await self.injector.heal_all()
         self.log.emit("", "run.healed")
-        if self.target.progress is None:
+        if self.target.progress is None or self.injector.unhealed():
             return
         try:
             async with asyncio.timeout(self.target.settle_s):
@@ -447,11 +353,13 @@ class _Run:
                 "", "violation", invariant=violation.invariant, message=violation.message, events=violation.seqs(),
                 found_s=round(violation.t, 9),
             )  # fmt: skip
+        duration_s = self.now()
+        if result == "pass" and 0 < self.spec.slow_s < duration_s:
+            result, message = "slow", f"took {duration_s:.3g} s, {self.spec.slow_s:.3g} s at most were expected"
         replay = "" if result == "pass" else self.spec.command(self.report)
         self.log.emit(
             "", "run.end", outcome=result, message=message, replay=replay, exercised=exercised, unknown=unknown
         )
-        duration_s = self.now()
         self.history.close()
         return Outcome(
             spec=self.spec, result=result, message=message, violation=violation, error=error, history=self.history,
@@ -459,23 +367,17 @@ class _Run:
             unknown=tuple(unknown), kinds=frozenset(self.kinds), reads=frozenset(self.reads or ()),
             unapplied=frozenset(self.unapplied),
             faults=tuple(sorted({i.name for i in self.injector.injected})) if self.injector else (), replay=replay,
-            outputs=self.outputs, output=self.output if self.kept else None,
+            waits=self.waits, outputs=self.outputs, output=self.output if self.kept else None,
+            unhealed=tuple(self.injector.unhealed()) if self.injector else (),
         )  # fmt: skip
 
 
-def _over(realtime: Assignment, assignment: Assignment) -> Assignment:
+def over(realtime: Assignment, assignment: Assignment) -> Assignment:
     """The target's timers for real substrates, where the test's own assignment does not say otherwise."""
     return {**realtime, **{name: {**realtime.get(name, {}), **shares} for name, shares in assignment.items()}}
 
 
 _nowhere = Place(node="none-1", role="none", host="", rack="", dc="", region="")
-
-
-def _bands(history: History) -> list[tuple[Event, float | None]]:
-    """Each fault's inject event, and when it was healed (None: it was still on)."""
-    faults = history.of("fault.inject", "fault.heal")
-    healed = {event["id"]: event.t for event in faults if event.kind == "fault.heal"}
-    return [(event, healed.get(event["id"])) for event in faults if event.kind == "fault.inject"]
 
 
 def _one_line(error: BaseException) -> str:

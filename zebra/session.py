@@ -9,37 +9,44 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from _pytest.runner import runtestprotocol
 
-from zebra.campaign.campaign import Campaign
-from zebra.campaign.progress import Progress
+from zebra.campaign.conduct import TRIALS
 from zebra.campaign.result import CampaignResult
-from zebra.campaign.server import TrialServer
 from zebra.campaign.trial import Trial, TrialResult
+from zebra.errorlog import compiled
 from zebra.errors import ConfigError, ZebraError
 from zebra.events import History
+from zebra.injection.limits import Limits
 from zebra.injection.schedule import Schedule
 from zebra.invariant import find
+from zebra.options import read_token
+from zebra.outcome import Outcome
 from zebra.params import validate
 from zebra.params.assignment import parse as parse_assignment
 from zebra.registry import load, members
 from zebra.report import CAMPAIGN, HISTORY, OUTPUT, Report
-from zebra.run import Outcome, RunSpec, decode_token, find_substrate, run
+from zebra.run import find_substrate, run
+from zebra.spec import INPROCESS, RunSpec, decode_token
 from zebra.target import Target, find_target
 from zebra.topology import Topology
+from zebra.trial_protocol import first_line_of, run_protocol
 from zebra.units import seconds
 
-MARKER_WORDS = ("topology", "assignment", "schedule", "invariants", "substrates", "variant", "timeout")
-TRIAL_WALL_S = 120.0
-"""Wall time after which a campaign's trial is killed and counts as hang."""
+if TYPE_CHECKING:
+    from zebra.agent_session import AgentSession
+
+MARKER_WORDS = (
+    "topology", "assignment", "schedule", "invariants", "substrates", "variant", "timeout", "errors", "leaks",
+)  # fmt: skip
 
 
 def test_id(item: pytest.Item) -> str:
@@ -57,28 +64,47 @@ class Session:
         self.specs: dict[str, RunSpec] = {}
         self.targets: dict[str, Target] = {}
         self.asked: dict[str, list[Any]] = {}
+        self.oracles: dict[str, dict[str, Any]] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.result: CampaignResult | None = None
+        self.agent: AgentSession | None = None
         self._order: dict[str, int] = {}
         self._trial: Trial | None = None
+        self._directory: Path | None = None
         self._lock: IO[str] | None = None
-        self._texts: list[str] = []
+        self.texts: list[str] = []
+        warden = sys.modules.get("zebra.injection.warden")  # there if an earlier session of this process used it
+        self._objects_before = warden.objects()[0] if warden else 0
         try:
             self.seed = self._seed(self.option("seed"))
             self.replay = self._replay(config.getoption("--zebra-replay"))
             self.substrate = self.option("substrate")
+            if self.option("docker-image"):
+                os.environ["ZEBRA_DOCKER_IMAGE"] = self.option("docker-image")  # for trials, wherever they run
             find_substrate(self.substrate)
+            if self.option("toxiproxy"):
+                from zebra.substrate.process.toxiproxy import use
+
+                use(self.option("toxiproxy"), self.substrate, "--zebra-toxiproxy")
         except ConfigError as error:
             raise pytest.UsageError(f"zebra: {error}") from None
 
     def option(self, name: str) -> str:
         """An option from the command line, or its ini twin."""
         given = self.config.getoption(f"--zebra-{name}")
-        return str(self.config.getini(f"zebra_{name}") if given is None else given)
+        return str(self.config.getini(f"zebra_{name.replace('-', '_')}") if given is None else given)
 
     @property
     def campaigning(self) -> bool:
         return bool(self.config.getoption("--zebra-campaign"))
+
+    @property
+    def resuming(self) -> bool:
+        return bool(self.config.getoption("--zebra-resume"))
+
+    @property
+    def incremental(self) -> bool:
+        return bool(self.config.getoption("--zebra-incremental"))
 
     @property
     def worker(self) -> str:
@@ -93,7 +119,7 @@ class Session:
     def _seed(self, text: str) -> int:
         if text == "random":
             seed = secrets.randbits(32)
-            self._texts.append(f"zebra seed: {seed} (drawn, since --zebra-seed=random)")
+            self.texts.append(f"zebra seed: {seed} (drawn, since --zebra-seed=random)")
             return seed
         if not text.removeprefix("-").isdecimal():
             raise ConfigError(f"--zebra-seed: {text!r} is not a whole number or `random`")
@@ -104,14 +130,58 @@ class Session:
             return None
         spec, same_code = decode_token(read_token(text))
         if not same_code:
-            self._texts.append("zebra: this token was made by other code, so the run may differ")
+            self.texts.append("zebra: this token was made by other code, so the run may differ")
         return spec
+
+    # -- agent -----------------------------------------------------------------------------------------------
+
+    def begin_agent(self) -> None:
+        """Turn on the agent that was asked for, by name or by the token of a run that had one."""
+        name = self.option("agent")
+        if not name and self.replay is not None and self.replay.substrate == INPROCESS:
+            name = self.replay.target
+        if not name:
+            return
+        if self.has_workers or self.worker:
+            raise pytest.UsageError("zebra: --zebra-agent and xdist's -n do not mix")
+        if self.campaigning and self.option("executor"):
+            raise pytest.UsageError("zebra: --zebra-agent and --zebra-executor do not mix")
+        from zebra.agent_session import AgentSession
+
+        try:
+            self.agent = AgentSession(name, self.option("timeout"))
+        except ZebraError as error:
+            raise pytest.UsageError(f"zebra: --zebra-agent: {error}") from None
+
+    def end_agent(self) -> None:
+        if self.agent is not None:
+            self.agent.close()
+
+    def under_agent(self, item: pytest.Item) -> AbstractContextManager[None]:
+        """What is on around a test's whole protocol: the agent, if there is one."""
+        spec = self.specs.get(test_id(item))
+        if self.agent is None or spec is None:
+            return nullcontext()
+        if self._trial is None:
+            return self.agent.around(spec, True, None)
+        return self.agent.around(self._trial.spec, self._trial.record_reads, self._directory)
+
+    def _take_unmarked(self, items: Sequence[pytest.Item], agent: AgentSession) -> None:
+        for item in items:
+            if isinstance(item, pytest.Function):
+                name = test_id(item)
+                own = agent.spec(name, own_seed(self.seed, name))
+                self.tests[name], self.targets[name] = item, agent.target
+                self.specs[name] = own if self.replay is None or self.replay.test != name else self.replay
 
     # -- collection ------------------------------------------------------------------------------------------
 
     def collected(self, items: list[pytest.Item], marked: Sequence[pytest.Item]) -> None:
         """Check every marked test and, for a campaign or a replay, leave only what takes part."""
         try:
+            if self.agent is not None:
+                self.agent.check(marked)
+                self._take_unmarked(items, self.agent)
             for number, item in enumerate(marked):
                 self._take(item, number)
             if self.replay is not None:
@@ -152,6 +222,8 @@ class Session:
         found = marker.args[0]
         target = found if isinstance(found, Target) else find_target(str(found))
         try:
+            if target.agent:
+                raise ConfigError(f"tests of {target.name} are not marked, run them with --zebra-agent={target.agent}")
             words = {word: value for word, value in marker.kwargs.items() if word in MARKER_WORDS}
             counts = {word: value for word, value in marker.kwargs.items() if word not in MARKER_WORDS}
             for role, count in counts.items():
@@ -160,10 +232,13 @@ class Session:
                     raise ConfigError(f"{role}={count!r} is not a number of nodes")
             substrate = self._substrate_for(target)
             spec = spec_from_words(
-                name, target, words, counts, substrate, own_seed(self.seed, name), self.option("timeout")
-            )
+                name, target, words, counts, substrate, own_seed(self.seed, name), self.option("timeout"),
+                Limits.parse(self.option("spare"), self.option("at-once")),
+            )  # fmt: skip
             self.asked[name] = [find(i) if isinstance(i, str) else i for i in words.get("invariants", ())]
             self.asked[name] += [find(i) for i in self.config.getini("zebra_invariants")]
+            self.oracles[name] = {"errors": words.get("errors", ()), "leaks": bool(words.get("leaks", False))}
+            compiled(self.oracles[name]["errors"])
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
         only = words.get("substrates", target.substrates or (substrate,))
@@ -191,7 +266,8 @@ class Session:
         arguments = {argument: item.funcargs[argument] for argument in names}
         if "cluster" not in names:
             raise pytest.UsageError(f"zebra: {name}: a test marked zebra has a parameter `cluster`")
-        function: Callable[..., Any] = item.obj
+        # pytest-asyncio's mode auto has put a plain function around it by now
+        function: Callable[..., Any] = inspect.unwrap(item.obj, stop=inspect.iscoroutinefunction)
 
         async def scenario(cluster: Any) -> None:
             await function(**{**arguments, "cluster": cluster})
@@ -201,7 +277,7 @@ class Session:
         outcome = run(
             scenario, spec, target=self.targets[name], invariants=self.asked[name], history=self._history(name),
             record_reads=trial is not None and trial.record_reads, report=None if trial else self.directory,
-            output=self._output(name),
+            output=self._output(name), **self.oracles[name],
         )  # fmt: skip
         self.outcomes[name] = outcome
         outcome.raise_failure()
@@ -219,11 +295,19 @@ class Session:
                 raise pytest.UsageError(
                     f"zebra: {directory} is in use by another session, give --zebra-report"
                 ) from None
-            for old in (HISTORY, CAMPAIGN, "junit.xml", "index.html"):
-                (directory / old).unlink(missing_ok=True)
-            for folder in ("trials",) if self.has_workers else ("replays", "trials", OUTPUT):
-                shutil.rmtree(directory / folder, ignore_errors=True)
+            self._clear(directory)
         return directory
+
+    def _clear(self, directory: Path) -> None:
+        """Remove what former sessions left; a campaign's store, and what it needs, only where another replaces it."""
+        if self.resuming or self.incremental:
+            return
+        for old in (HISTORY, CAMPAIGN, "junit.xml", "index.html"):
+            (directory / old).unlink(missing_ok=True)
+        for folder in () if self.has_workers else ("replays", OUTPUT):
+            shutil.rmtree(directory / folder, ignore_errors=True)
+        if self.campaigning:
+            shutil.rmtree(directory / TRIALS, ignore_errors=True)
 
     def _history(self, name: str) -> History:
         if self._trial is not None:
@@ -261,90 +345,33 @@ class Session:
                 f"a campaign decides one target, these tests use {', '.join(names)}: name the tests of one"
             )
         if not names:
-            raise ConfigError("--zebra-campaign: no test marked zebra was collected")
+            raise ConfigError("--zebra-campaign: no test marked zebra was collected, and there is no --zebra-agent")
         for target in self.targets.values():
             if target.unavailable:
                 raise ConfigError(f"target {target.name} is not available here: {target.unavailable}")
         if not self.option("workers").isdecimal() or not 1 <= int(self.option("workers")) <= 512:
             raise ConfigError(f"--zebra-workers: {self.option('workers')!r} is not a number from 1 to 512")
 
-    def _workers(self, target: Target) -> int:
-        """Trials at a time: what was asked for, else what suits the target."""
-        workers = int(self.option("workers"))
-        return workers if self.config.getoption("--zebra-workers") is not None else max(workers, target.workers)
-
     def campaign(self, session: pytest.Session) -> bool:
         """Run the campaign in place of the tests."""
-        target = next(iter(self.targets.values()))
-        directory = self.directory
-        try:
-            accepted = read_accepted(self.option("accept"), target)
-        except ConfigError as error:
-            raise pytest.UsageError(f"zebra: {error}") from None
-        base = self._base_directory()
-        server = TrialServer(
-            lambda trial: self._run_trial(trial, base), workers=self._workers(target), trial_s=TRIAL_WALL_S
-        )
-        (directory / "trials").mkdir(exist_ok=True)
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        try:
-            with Progress(target.name, quiet=reporter is None or reporter.verbosity < 0) as progress:
-                campaign = Campaign(
-                    target, list(self.specs.values()), server, seed=self.seed, params=self.option("params"),
-                    accepted=accepted,
-                    progress=progress, keep=lambda number: str(directory / "trials" / f"{number:06d}.jsonl"),
-                    describe=lambda spec: spec.command(directory).removeprefix("zebra replay "),
-                )  # fmt: skip
-                self.result = campaign.run()
-        except ConfigError as error:
-            raise pytest.UsageError(f"zebra: {error}") from None
-        finally:
-            server.close()
-        with open(directory / HISTORY, "wb") as history:
-            for name, file in campaign.evidence.items():
-                history.write(Path(file).read_bytes())
-                self._keep_output(Path(file).with_suffix(""), name)
-        shutil.rmtree(directory / "trials")
-        self.result.save(directory / CAMPAIGN)
-        session.testscollected = len(self.tests)
-        session.testsfailed = len(self.result.problems())
-        if reporter is not None:
-            decided = [SimpleNamespace(nodeid=parameter.name) for parameter in self.result.parameters]
-            reporter.stats["parameters decided"] = decided  # for pytest's last line
-        return True
+        from zebra.campaign_session import CampaignSession
 
-    def _keep_output(self, output: Path, name: str) -> None:
-        """What nodes wrote in a run that is evidence on a parameter outlives the campaign."""
-        if output.exists():
-            kept = self.directory / OUTPUT / name
-            kept.parent.mkdir(exist_ok=True)
-            output.rename(kept)
-            self._texts.append(f"output of all nodes in the failing run of {name}: {kept}")
+        return CampaignSession(self).run(session)
 
-    def _base_directory(self) -> Path | None:
-        factory = getattr(self.config, "_tmp_path_factory", None)
-        return None if factory is None else factory.getbasetemp()
-
-    def _run_trial(self, trial: Trial, base: Path | None) -> TrialResult:
+    def run_trial(self, trial: Trial, directory: Path) -> TrialResult:
         """In a forked process: pytest's whole protocol for one test under the trial's spec."""
-        item = self.tests[trial.spec.test]
-        self._trial = trial
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
-        if capture is not None:  # the parent's capture file is shared by all trials
-            capture.stop_global_capturing()
-            capture.start_global_capturing()
-        if base is not None:
-            own = base / f"trial-{os.getpid()}"
-            own.mkdir()
-            self.config._tmp_path_factory._basetemp = own  # type: ignore[attr-defined]
-        reports = runtestprotocol(item, log=False, nextitem=None)
+        self._trial, self._directory = trial, directory / "nodes"
+        reports = run_protocol(self.tests[trial.spec.test], trial.spec.seed, directory)
+        if self.agent is not None:
+            return self.agent.result(trial, reports)
         outcome = self.outcomes.get(trial.spec.test)
         if outcome is None:
             failed = next((report for report in reports if report.failed), None)
-            why = str(failed.longrepr).strip().splitlines()[-1] if failed is not None else "the test did not run"
-            return TrialResult(result="infrastructure", message=why)
+            why = first_line_of(failed) if failed is not None else "the test did not run"
+            return TrialResult(result="hang" if "from pytest-timeout" in why else "infrastructure", message=why)
         return TrialResult(
             result=outcome.result, message=outcome.message, kinds=tuple(sorted(outcome.kinds)), wall_s=outcome.wall_s,
+            duration_s=outcome.duration_s,
             violation="" if outcome.violation is None else outcome.violation.invariant, faults=outcome.faults,
             reads=tuple(sorted(outcome.reads)), unapplied=tuple(sorted(outcome.unapplied)),
         )  # fmt: skip
@@ -355,9 +382,18 @@ class Session:
         """Join what workers wrote, write the reports, and show what a person should know."""
         if self.worker:
             return
+        from zebra.injection.cleaning import describe
+        from zebra.injection.warden import objects
+
         self._join_parts()
-        for text in self._texts:
+        if self.agent is not None and self.result is None:
+            self.texts += self.agent.texts()
+        for text in self.texts:
             terminal.write_line(text)
+        made, left = objects(self._objects_before)
+        if made:
+            held = f"{len(left)} left, for its warden: {', '.join(map(describe, left))}" if left else "none left"
+            terminal.write_line(f"zebra: {made} objects made, {held}")
         for result in ("inconclusive", "infrastructure"):
             for report in terminal.stats.get(result, []):
                 terminal.write_sep("_", report.nodeid)
@@ -400,7 +436,7 @@ def own_seed(seed: int, test: str) -> int:
 
 
 def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts: Mapping[str, int],
-                    substrate: str, seed: int, timeout: str) -> RunSpec:  # fmt: skip
+                    substrate: str, seed: int, timeout: str, limits: Limits) -> RunSpec:  # fmt: skip
     """The RunSpec that a marker describes; raises ConfigError."""
     given = words.get("topology", target.topology)
     topology = given if isinstance(given, Topology) else Topology.parse(given, "topology")
@@ -413,39 +449,8 @@ def spec_from_words(test: str, target: Target, words: Mapping[str, Any], counts:
         schedule=Schedule.parse(words.get("schedule", ())), seed=seed,
         variant=target.check_variant(words.get("variant", "")),
         timeout_s=seconds(timeout or words.get("timeout", 600.0), "timeout"),
+        limits=limits & Limits.parse(words.get("spare", ()), words.get("at_once", 0)),
     )  # fmt: skip
-
-
-def read_token(text: str) -> str:
-    """The token itself, or the content of the file whose path stands in its place. Raises ConfigError."""
-    if re.match(r"zebra[0-9]*\.", text):
-        return text
-    path = Path(text)
-    try:
-        return path.read_text()
-    except (OSError, ValueError):
-        raise ConfigError(f"token {text[:40]!r}: neither a token (zebra1.…) nor a file with one") from None
-
-
-def read_accepted(path: str, target: Target) -> list[str]:
-    """The parameters in an accept file, or in the target's own list; raises ConfigError that names file and line."""
-    file = Path(path) if path else target.accepted
-    if file is None:
-        return []
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--zebra-accept: cannot read {file}: {error}") from None
-    names = []
-    for number, line in enumerate(lines, 1):
-        name = line.partition("#")[0].strip()
-        if name:
-            if name not in list(target.space):
-                raise ConfigError(
-                    f"{file}:{number}: {target.name} has no parameter {name!r}, expected one a line, # begins a comment"
-                )
-            names.append(name)
-    return names
 
 
 def write_reports(report: Report, verbose: bool) -> list[str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from zebra.errors import ConfigError, PluginError
-from zebra.params import Assignment, Space
+from zebra.params import Assignment, Profile, Space
+from zebra.params.rules import Rules
 from zebra.registry import load, members
 from zebra.structure import Structure
 from zebra.topology import Topology
@@ -35,14 +37,22 @@ class Target:
     must succeed within `settle_s` once everything is healed. `sometimes` are event kinds that a whole campaign must
     have seen. `variants` are the planted bugs (`bug.…`) and safe forms (`safe.…`) that roles ask for. `accepted` lists
     parameters known to be unsafe. `realtime` is an assignment for real substrates, `prepare(directory)` makes what is
-    costly and immutable once. `structure` follows events and lists the links that a report draws at a violation
-    (see `zebra.structure`).
+    costly and immutable once: roles find it as `node.prepared`. `structure` follows events and lists the links that a
+    report draws at a violation (see `zebra.structure`). `profiles` are composite parameters (see `zebra.Profile`),
+    `rules` what campaigns try beside or instead of what parameters say of themselves (see `zebra.params.rules`).
+    `errors` are regular expressions: a node that writes or logs what matches fails the run. With `leaks` one does that
+    leaves tasks or processes behind when it is stopped as planned.
 
     `external` says that roles start servers that are not ours: those run on real substrates only, and nobody sees what
     they read, so every parameter counts as read by every role but the client. A role emits `node.unapplied` with the
     `parameters` that its live server does not show as its configuration has them: these count as untested.
     `unavailable` says why this machine has no such server ("" if it has). `workers` is how many of its trials a
     campaign may well run at a time where nobody says: more than there are processors if they mostly wait.
+
+    `images` are what the containers of some roles hold on docker, by role; see `docs/docker.md`.
+
+    `agent` names the adapter (see `zebra.agent`) of a system whose tests start its nodes in their own process: these
+    tests are not marked, a campaign needs `--zebra-agent`, and who reads in the pre-run is the topology.
     """
 
     name: str
@@ -64,6 +74,12 @@ class Target:
     unavailable: str = ""
     workers: int = 1
     structure: Callable[[], Structure] | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+    leaks: bool = False
+    profiles: tuple[Profile, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    agent: str = ""
 
     def __post_init__(self) -> None:
         if CLIENT in self.roles:
@@ -74,7 +90,19 @@ class Target:
     @cached_property
     def space(self) -> Space:
         """All parameters of the target."""
-        return Space(self.name, self.config)
+        return Space(self.name, self.config, self.profiles)
+
+    @cached_property
+    def prepared(self) -> Path | None:
+        """The directory that `prepare` has filled, at the first call: before the first run, for all forks of this
+        process; it goes when the session ends. None without `prepare`."""
+        if self.prepare is None:
+            return None
+        from zebra.injection.warden import warden
+
+        directory = Path(mkdtemp(prefix=f"{self.name}-", dir=warden().directory))
+        self.prepare(directory)
+        return directory
 
     @property
     def substrates(self) -> tuple[str, ...]:

@@ -17,8 +17,10 @@ from zebra.cluster import Cluster
 from zebra.events import Event
 from zebra.invariant import Violation, check_history
 from zebra.node import Node
+from zebra.outcome import Outcome
 from zebra.rpc import Caller, Message, Request, Rpc, RpcError, Wire
-from zebra.run import Outcome, RunSpec, Scenario, run
+from zebra.run import Scenario, run
+from zebra.spec import RunSpec
 from zebra.target import Target
 from zebra.topology import Topology
 

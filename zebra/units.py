@@ -74,6 +74,7 @@ def _brief(value: object) -> str:
 
 SECONDS, BYTES, RATE, SHARE = Unit("s"), Unit("B", whole=True), Unit("B/s", 1.0), Unit("1", 0.0, 1.0)
 OFFSET, COUNT = Unit("s", -1e9, 1e9), Unit("count", 1, whole=True)
+SPARE, DRIFT = Unit("count", 0, whole=True), Unit("1", -0.5, 10.0)
 
 Seconds = Annotated[float, SECONDS]
 Offset = Annotated[float, OFFSET]
@@ -81,6 +82,8 @@ Bytes = Annotated[int, BYTES]
 Rate = Annotated[float, RATE]
 Probability = Annotated[float, SHARE]
 Count = Annotated[int, COUNT]
+Spare = Annotated[int, SPARE]
+Drift = Annotated[float, DRIFT]
 
 
 def seconds(value: float | str, what: str = "duration") -> float:

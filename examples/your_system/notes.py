@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from zebra import Node, Param, Target, Topology
+from zebra.programs import Program
 
 PORT, SERVER = 7000, Path(__file__).with_name("notes_server.py")
 
@@ -28,13 +29,13 @@ class Server:
         leader = await self.node.reach("leader-1", PORT) if self.node.role == "follower" else None
         settings = {"host": host, "port": port, "follow": leader, **msgspec.to_builtins(self.node.config)}
         (file := self.node.directory / "config.json").write_text(json.dumps(settings))
-        server = await asyncio.create_subprocess_exec(sys.executable, str(SERVER), str(file))
+        server = await Program.start(self.node, sys.executable, str(SERVER), str(file))
         for _ in range(500):
             if await ask(host, port, "all"):
                 break
             await asyncio.sleep(0.02)
         await self.node.ready()
-        raise RuntimeError(f"the server ended with {await server.wait()}")
+        raise RuntimeError(f"the server ended with {await server.wait()}: {server.last_lines()}")
 
 
 class Client:

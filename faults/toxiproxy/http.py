@@ -43,11 +43,14 @@ def error_answer(status: int, message: str) -> Answer:
 
 
 class Client(asyncio.Protocol):
-    """One client: requests one after the other. Whatever it sends, it gets an answer or loses its connection."""
+    """One client: requests one after the other. Whatever it sends, it gets an answer or loses its connection; one whose
+    socket is not `welcome` gets 403 for each."""
 
-    def __init__(self, handle: Callable[[Request], Awaitable[Answer]], clients: set[Client]) -> None:
-        self._handle, self._clients = handle, clients
+    def __init__(self, handle: Callable[[Request], Awaitable[Answer]], clients: set[Client],
+                 welcome: Callable[[Any], bool]) -> None:  # fmt: skip
+        self._handle, self._clients, self._welcome = handle, clients, welcome
         self._http = h11.Connection(h11.SERVER)
+        self._is_welcome = False
         self._request: h11.Request | None = None
         self._body: list[bytes] = []
         self._size = 0
@@ -57,6 +60,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._clients.add(self)
+        self._is_welcome = self._welcome(transport.get_extra_info("socket"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._clients.discard(self)
@@ -111,7 +115,8 @@ class Client(asyncio.Protocol):
             body=b"".join(self._body),
         )
         try:
-            answer = await self._handle(request)
+            known = self._is_welcome
+            answer = await self._handle(request) if known else error_answer(403, "another user runs this server")
         except Exception:
             traceback.print_exc()
             answer = error_answer(500, "this is a bug in zebra: the server's log has more")

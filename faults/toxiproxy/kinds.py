@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from zebra.faults.toxiproxy.wire import Body
-from zebra.proxy.toxics import Bandwidth, Latency, Limit, Loss, Reset, Slicer, SlowClose, Timeout, Toxic
+from zebra.proxy.connections import Limit, Slicer, SlowClose, Timeout
+from zebra.proxy.toxics import Bandwidth, Latency, Loss, Reset, Toxic
 
 Attributes = dict[str, Any]
 
@@ -55,7 +56,8 @@ def _latency(attributes: Mapping[str, int]) -> dict[str, Any]:
 
 def _slicer(attributes: Mapping[str, int]) -> dict[str, Any]:
     delay_s = max(0.0, _seconds(attributes["delay"]) / 1000)
-    return {"size": attributes["average_size"], "variation": attributes["size_variation"], "delay_s": delay_s}
+    size, variation = attributes["average_size"], attributes["size_variation"]
+    return {"size": size, "variation": variation, "delay_s": delay_s, "every": True}
 
 
 def _loss(attributes: Mapping[str, float]) -> dict[str, Any]:

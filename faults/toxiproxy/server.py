@@ -6,21 +6,25 @@ import asyncio
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zebra.errors import ConfigError, ExitCode
 from zebra.faults.toxiproxy.address import BadAddress, join, resolve
 from zebra.faults.toxiproxy.api import Api
 from zebra.faults.toxiproxy.http import Client
+from zebra.faults.toxiproxy.owner import allowed
 from zebra.faults.toxiproxy.proxies import Proxies
 from zebra.faults.toxiproxy.wire import ApiError, objects, read
 from zebra.proxy.proxy import Address, listening
 
 
 class Server:
-    """The control API and its proxies, in the running loop. `address` is where it listens once it has begun."""
+    """The control API and its proxies, in the running loop. `address` is where it listens once it has begun. With
+    `any_user` other users of this machine may control it too."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, any_user: bool = False) -> None:
         self.proxies = Proxies(seed)
+        self._welcome: Callable[[Any], bool] = (lambda _: True) if any_user else allowed
         self.address: Address = ("", 0)
         self._clients: set[Client] = set()
         self._server: asyncio.Server | None = None
@@ -35,7 +39,7 @@ class Server:
         self.address = sock.getsockname()[:2]
         api = Api(self.proxies)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Client(api.handle, self._clients), sock=sock
+            lambda: Client(api.handle, self._clients, self._welcome), sock=sock
         )
 
     async def populate(self, config: bytes, where: str) -> None:
@@ -57,7 +61,7 @@ class Server:
         await asyncio.sleep(0)
 
 
-def serve(host: str, port: int, seed: int, config: Path | None, say: Callable[[str], None]) -> int:
+def serve(host: str, port: int, seed: int, config: Path | None, any_user: bool, say: Callable[[str], None]) -> int:
     """Serve until SIGTERM (exit code 0) or SIGINT (130). Raises ConfigError when it cannot begin."""
     proxies = b"" if config is None else _read(config)
 
@@ -71,7 +75,7 @@ def serve(host: str, port: int, seed: int, config: Path | None, say: Callable[[s
 
         loop.add_signal_handler(signal.SIGINT, end, ExitCode.INTERRUPTED)
         loop.add_signal_handler(signal.SIGTERM, end, ExitCode.OK)
-        server = Server(seed)
+        server = Server(seed, any_user)
         try:
             await server.begin(host, port)
             if config is not None:

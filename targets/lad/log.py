@@ -17,7 +17,7 @@ import msgspec
 
 from zebra.blob import Blob
 from zebra.node import Node
-from zebra.rpc import BLOBS_MAX
+from zebra.rpc.wire import BLOBS_MAX
 from zebra.targets.lad.store_messages import Record, Stored
 
 T = TypeVar("T")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zebra.cluster import Cluster
 from zebra.target import Target
+from zebra.targets.valkey import certificates
 from zebra.targets.valkey.client import ValkeyClient
 from zebra.targets.valkey.invariants import CONVERGE_S, INVARIANTS
 from zebra.targets.valkey.server import Primary, Replica
-from zebra.targets.valkey.space import config_type, unavailable
+from zebra.targets.valkey.space import config_type, profiles, unavailable
 from zebra.topology import Topology
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ def target() -> Target:
     return Target(
         name="valkey", config=config_type(), roles={"primary": Primary, "replica": Replica}, client=ValkeyClient,
         topology=Topology(counts={"primary": 1, "replica": 2}), invariants=INVARIANTS, progress=alike_again,
-        settle_s=CONVERGE_S, external=True, unavailable=unavailable(), workers=8,
+        settle_s=CONVERGE_S, external=True, unavailable=unavailable(), workers=8, profiles=profiles(),
+        prepare=certificates.make,
         sometimes=("valkey.applied", "valkey.compared", "valkey.promoted"),
+        accepted=Path(__file__).with_name("accepted.txt"),
     )  # fmt: skip
 
 

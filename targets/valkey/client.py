@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 
 from zebra.errors import Failed
 from zebra.node import Node
-from zebra.targets.valkey import workload
+from zebra.targets.valkey import certificates, workload
 from zebra.targets.valkey.dataset import DataSet, count, differences, read_data
 from zebra.targets.valkey.resp import Argument, ReplyError, Resp, fields
-from zebra.targets.valkey.server import PORT
-from zebra.targets.valkey.space import shown
+from zebra.targets.valkey.space import PORT, shown
 
 CALL_S = 2.0
 """Bound of one exchange with a server."""
@@ -49,6 +48,7 @@ class ValkeyClient:
     def __init__(self, node: Node[Any]) -> None:
         self.node, self.primary, self.written = node, "primary-1", 0
         self.counts: dict[str, dict[str, int]] = {}
+        self.configs: dict[str, Any] = {}
 
     def servers(self) -> tuple[str, ...]:
         """The servers that are meant to run, the primary first."""
@@ -56,12 +56,20 @@ class ValkeyClient:
         return tuple(sorted(up, key=lambda name: name != self.primary))
 
     async def on(self, name: str, work: Callable[[Resp], Awaitable[T]], timeout_s: float = CALL_S) -> T:
-        """Work on a connection of its own to a server."""
-        connection = await Resp.connect(*await self.node.reach(name, PORT), timeout_s=timeout_s)
+        """Work on a connection of its own to a server, encrypted and logged in as that server wants it."""
+        values = shown(self.configs[name]) if name in self.configs else {}
+        tls = certificates.trusting(self.node.prepared) if values.get("tls-port") else None
+        password = str(values.get("requirepass", ""))
+        address = await self.node.reach(name, PORT)
+        connection = await Resp.connect(*address, timeout_s=timeout_s, tls=tls, password=password)
         try:
             return await work(connection)
         finally:
             connection.close()
+
+    async def know(self, configs: dict[str, Any]) -> None:
+        """Be told the nodes' configurations, where they are not the usual ones."""
+        self.configs = configs
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -161,9 +169,10 @@ class ValkeyClient:
         return {name: int(info[name]) for name in ("sync_full", "sync_partial_ok")}
 
     async def idle(self, for_s: float) -> None:
-        """Do nothing for a while, in which no replica may lose its primary."""
+        """Do nothing for a while, past nodes' short timeouts too; no replica may lose its primary meanwhile."""
+        nodes = [shown(config) for name, config in self.configs.items() if name != self.node.name]
         before = await self.syncs()
-        await asyncio.sleep(for_s)
+        await asyncio.sleep(workload.idle_s(nodes, for_s))
         after = await self.syncs()
         came = f"replicas came anew while nothing happened: {before}, {after}"
         problems = {} if after == before else {self.primary: came}
@@ -180,7 +189,15 @@ class ValkeyClient:
     async def detach(self, name: str) -> None:
         """Take a replica out, so that what it saves belongs to another history: started again it needs a full copy."""
         await self.command(name, "REPLICAOF", "NO", "ONE")
-        await self.command(name, "SAVE")
+        until = time.monotonic() + CALL_S
+        while True:
+            try:
+                await self.command(name, "SAVE")
+                return
+            except ReplyError as error:  # it saves by itself at the moment
+                if "in progress" not in str(error) or time.monotonic() > until:
+                    raise
+                await asyncio.sleep(LOOK_S)
 
     async def command(self, name: str, *words: Argument) -> Any:
         """One command on a server, on a connection of its own; raises ReplyError."""

@@ -7,6 +7,7 @@ is a `ReplyError`, returned inside arrays and pipelines, raised by `call`.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +27,17 @@ class Resp:
         self._data = bytearray()
 
     @classmethod
-    async def connect(cls, host: str, port: int, timeout_s: float = 2.0) -> Resp:
-        """A connection; raises OSError or TimeoutError."""
+    async def connect(
+        cls, host: str, port: int, timeout_s: float = 2.0, tls: ssl.SSLContext | None = None, password: str = ""
+    ) -> Resp:
+        """A connection, encrypted with `tls`, logged in with a password; raises OSError, TimeoutError or ReplyError."""
+        name = host if tls else None
         async with asyncio.timeout(timeout_s):
-            return cls(*await asyncio.open_connection(host, port, limit=LIMIT), timeout_s)
+            streams = await asyncio.open_connection(host, port, limit=LIMIT, ssl=tls, server_hostname=name)
+        connection = cls(*streams, timeout_s)
+        if password:
+            await connection.call("AUTH", password)
+        return connection
 
     async def call(self, *command: Argument) -> Any:
         """One command's answer; raises ReplyError, ConnectionError or TimeoutError."""

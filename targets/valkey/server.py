@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from asyncio.subprocess import PIPE, STDOUT
 from typing import Any
 
 from zebra.errors import TargetError
 from zebra.node import Node
+from zebra.programs import Program
+from zebra.targets.valkey import certificates
 from zebra.targets.valkey.resp import ReplyError, Resp
-from zebra.targets.valkey.space import OWN, config_type, server_path, shown, text_of, texts
+from zebra.targets.valkey.space import OWN, PORT, config_type, line_of, server_path, shown, shown_as, texts
+from zebra.targets.valkey.texts import SECRET
 
-PORT = 6379
 START_S = 10.0
 LOOK_S = 0.01
 STOP_S = 2.0
 ASK_S = 0.5
-LOG_LINES, END_BYTES = 3, 4096
-"""How much of its log a server that ended unexpectedly is quoted with: lines, out of so many bytes."""
 
 
 class Server:
@@ -31,40 +29,34 @@ class Server:
     follows = ""
 
     def __init__(self, node: Node[Any]) -> None:
-        self.node = node
+        self.node, self.values = node, shown(node.config)
 
     async def run(self) -> None:
         primary = await self.primary()
         host, port = self.node.bind(PORT)
-        lines = [f"bind {host}", f"port {port}", f"dir {self.node.directory}", 'save ""', *self.assigned()]
+        plain = 0 if self.values["tls-port"] else port
+        lines = [f"bind {host}", f"port {plain}", f"dir {self.node.directory}", *self.assigned()]
         if primary:
             lines.append("replicaof {} {}".format(*await self.node.reach(primary, PORT)))
         file = self.node.directory / "valkey.conf"
         file.write_text("\n".join(lines) + "\n")
-        environment = {**os.environ, **self.node.environment}
-        process = await asyncio.create_subprocess_exec(
-            server_path(), str(file), cwd=self.node.directory, env=environment, stdout=PIPE, stderr=STDOUT
-        )
-        end = bytearray()
-        passing = asyncio.create_task(pass_on(process, end))
+        server = await Program.start(self.node, server_path(), str(file))
         try:
-            await self.report(await self.answers(process, host, port))
+            await self.report(await self.answers(server, host, port))
             await self.node.ready()
-            await process.wait()
+            await server.wait()
         except (OSError, TimeoutError, ReplyError):
-            if process.returncode is None:
+            if server.code is None:
                 raise
         finally:
-            await stop(process)
-            await asyncio.wait([passing], timeout=STOP_S)
-        last = " | ".join(end.decode(errors="replace").split("\n")[-LOG_LINES - 1 :]).strip(" |")
-        raise TargetError(f"valkey-server ended with {process.returncode}: {last}")
+            await server.stop(STOP_S)
+        raise TargetError(f"valkey-server ended with {server.code}: {server.last_lines()}")
 
     def assigned(self) -> list[str]:
         """The lines of those parameters whose values are not the server's own defaults."""
         own = shown(config_type()())
-        values = shown(self.node.config).items()
-        return [f"{name} {text_of(value)}" for name, value in values if name in OWN or value != own[name]]
+        changed = {name: value for name, value in self.values.items() if name in OWN or value != own[name]}
+        return [line_of(name, value, self.node.prepared) for name, value in changed.items()]
 
     async def primary(self) -> str:
         """Whom to replicate: the server that says it is the primary, if any does, else `follows`."""
@@ -74,38 +66,57 @@ class Server:
         return self.follows
 
     async def says(self, name: str) -> str:
-        """What another server is: "master", "slave", or "" if it does not answer."""
+        """What another server is: "master", "slave", or "" if it does not answer.
+
+        Whether it wants a password, or an encrypted connection, is found out: a server's operator knows both.
+        """
+        encrypted = (True, False) if self.values["tls-port"] else (False, True)
+        for tls in encrypted if (self.node.prepared / certificates.CERTIFICATE).exists() else (False,):
+            for password in ("", SECRET):
+                try:
+                    return await self.role_of(name, tls, password)
+                except (OSError, EOFError, TimeoutError):
+                    break
+                except ReplyError:
+                    continue
+        return ""
+
+    async def role_of(self, name: str, tls: bool, password: str) -> str:
+        """The first word that another server answers to ROLE."""
+        context = certificates.trusting(self.node.prepared) if tls else None
+        address = await self.node.reach(name, PORT)
+        connection = await Resp.connect(*address, timeout_s=ASK_S, tls=context, password=password)
         try:
-            connection = await Resp.connect(*await self.node.reach(name, PORT), timeout_s=ASK_S)
-            try:
-                role = await connection.call("ROLE")
-            finally:
-                connection.close()
-        except (OSError, EOFError, TimeoutError, ReplyError):
-            return ""
+            role = await connection.call("ROLE")
+        finally:
+            connection.close()
         return str(role[0].decode())
 
-    async def answers(self, process: asyncio.subprocess.Process, host: str, port: int) -> Resp:
+    async def answers(self, server: Program, host: str, port: int) -> Resp:
         """A connection to the server, once it answers."""
         until = time.monotonic() + START_S
+        tls = certificates.trusting(self.node.prepared) if self.values["tls-port"] else None
         while True:
             try:
-                connection = await Resp.connect(host, port)
-                await connection.call("PING")
-                return connection
-            except ReplyError:  # such as LOADING, or MASTERDOWN
+                connection = await Resp.connect(host, port, tls=tls, password=str(self.values["requirepass"]))
+                await connection.pipeline([("PING",)])  # an error such as LOADING is an answer too
                 return connection
             except (OSError, EOFError, TimeoutError):
-                if process.returncode is not None or time.monotonic() > until:
+                if server.code is not None or time.monotonic() > until:
                     raise
                 await asyncio.sleep(LOOK_S)
 
     async def report(self, connection: Resp) -> None:
         """Say which parameters have another value in the live server than in this node's configuration."""
         flat = [part.decode() for part in await connection.call("CONFIG", "GET", "*")]
-        connection.close()
         live = dict(zip(flat[::2], flat[1::2], strict=True))
-        wanted = {name: text_of(value) for name, value in shown(self.node.config).items() if name not in texts()}
+        _, _, new = str(self.values["rename-command"]).partition(" ")
+        is_there = new and (await connection.call("COMMAND", "INFO", new))[0] is not None
+        live["rename-command"] = self.values["rename-command"] if is_there else ""
+        connection.close()
+        own = shown(config_type()())
+        known = {name: value for name, value in self.values.items() if name not in texts() or value != own[name]}
+        wanted = {name: shown_as(name, value, self.node.prepared) for name, value in known.items()}
         differs = {name: live.get(name, "") for name, value in wanted.items() if live.get(name) != value}
         self.node.emit("valkey.applied", parameters=len(wanted) - len(differs), differs=differs)
         if differs:
@@ -120,25 +131,3 @@ class Replica(Server):
     """Follows the primary."""
 
     follows = "primary-1"
-
-
-async def pass_on(process: asyncio.subprocess.Process, end: bytearray) -> None:
-    """Make what a server writes this node's own output; the last of it is kept in `end`."""
-    assert process.stdout is not None
-    while data := await process.stdout.read(1 << 16):
-        print(data.decode(errors="replace"), end="")
-        end += data
-        del end[:-END_BYTES]
-
-
-async def stop(process: asyncio.subprocess.Process) -> None:
-    """End a server: asked first, then killed."""
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()

@@ -14,35 +14,41 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from zebra.errors import TargetError
-from zebra.params import Param
+from zebra.params import Param, Profile
 from zebra.params.parameter import Value
-from zebra.targets.valkey.resp import packed, parse
+from zebra.targets.valkey import certificates
+from zebra.targets.valkey.live import Live, refusal_at_start, speaks_tls
+from zebra.targets.valkey.texts import FILE_ONLY, SECRET, other_text
 
 ENVIRONMENT = "ZEBRA_VALKEY_SERVER"
-START_S = 10.0
-ENDED = "the server ended"
 WAYS = ("valkey-server", "redis-server")
 
-RESERVED = re.compile(
-    r"port$|^bind|announce|^rdma|^unixsocket|^dir$|dirname$|file$|filename$|^(primary|master)(user|auth)$|pass$|^requirepass|^replicaof|^slaveof"
-    r"|^save$|^daemonize$|^socket-mark-id$"
-)
-"""Addresses, places, secrets, and who follows whom belong to the target; with `daemonize` nobody could stop it."""
+PORT = 6379
 
-OWN: dict[str, Value] = {"repl-diskless-sync-delay": 0, "protected-mode": False}
+RESERVED = re.compile(
+    r"^(port|tls-port|bind|bind-source-addr|rdma-bind|unixsocket|unixsocketgroup|dir|logfile|aclfile|daemonize|replicaof|slaveof)$"
+    r"|^tls-(ca-|cert|client|key|dh)"
+)
+"""Where a server listens and writes, its certificates, and who follows whom belong to the target; what it says is its
+node's output; with `daemonize` nobody could stop it."""
+
+OWN: dict[str, Value] = {"repl-diskless-sync-delay": 0, "protected-mode": False, "save": ""}
 """What all nodes have unless a run says otherwise: a default would cost every full copy five seconds, another keeps
-nodes of some versions from each other, to whom 127.0.0.1 alone is this machine."""
+nodes of some versions from each other, to whom 127.0.0.1 alone is this machine; and nothing is saved unasked."""
+
+MODERN = {"slave": "replica", "master": "primary"}
+"""Words in older names of parameters."""
+
+QUICK_S = 3
+"""A time in which a replica gives up a silent primary that can be waited for."""
 
 FACTOR = 4
 """Candidates of a number are a quarter and four times its value, within its range."""
@@ -96,10 +102,11 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def texts() -> frozenset[str]:
-    """The parameters whose values are free text, which the server may show in another form than it was given."""
+    """The parameters whose values are free text of which no other is tried: a server may show them in another form."""
     hints = config_type().__annotations__
     names = zip(config_type().__struct_fields__, config_type().__struct_encode_fields__, strict=True)
-    return frozenset(name for field, name in names if hints[field].__origin__ is str)
+    kinds = {name: hints[field] for field, name in names}
+    return frozenset(n for n, kind in kinds.items() if kind.__origin__ is str and not kind.__metadata__[0].candidates)
 
 
 def shown(config: Any) -> dict[str, Value]:
@@ -121,12 +128,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     minimum: int = 0
     maximum: int = 2**63 - 1
     candidates: tuple[Value, ...] = ()
+    refused: tuple[tuple[Value, str], ...] = ()
     why: str = ""
 
 
 def _field(found: Found) -> tuple[Any, Value]:
     unit = "B" if found.kind == "memory" else ""
-    param = Param(*found.candidates, unit=unit, minimum=found.minimum, maximum=found.maximum, why=found.why)
+    param = Param(*found.candidates, unit=unit, minimum=found.minimum, maximum=found.maximum, why=found.why,
+                  refused=found.refused)  # fmt: skip
     kinds: dict[str, Any] = {"bool": bool, "int": int, "memory": int, "text": str}
     kind: Any = Literal[found.choices] if found.kind == "enum" else kinds[found.kind]
     return Annotated[kind, param], found.default
@@ -135,9 +144,9 @@ def _field(found: Found) -> tuple[Any, Value]:
 def read_space(path: str) -> dict[str, Found]:
     """All parameters of a server by name, asked from the server itself. Raises TargetError if it does not start."""
     with tempfile.TemporaryDirectory(prefix="zebra-valkey-") as directory:
-        server = _Server(path, directory)
+        server = Live(path, directory)
         try:
-            return _Reading(path, server.ask).parameters()
+            return _Reading(path, server.ask).parameters() | FOUND_IN_FILES
         finally:
             server.close()
 
@@ -157,6 +166,7 @@ class _Reading:
     def parameters(self) -> dict[str, Found]:
         found: dict[str, Found] = {}
         for name in sorted(self.start):
+            self.aliases |= {name} if modern(name) != name and modern(name) in self.start else set()
             if name not in self.aliases and field_name(name) not in map(field_name, found):
                 found[name] = self.parameter(name)
         return found
@@ -168,13 +178,13 @@ class _Reading:
         found = self.typed(name, value)
         if name in OWN:
             found = msgspec.structs.replace(found, default=OWN[name])
-        if found.kind == "text":
-            return msgspec.structs.replace(found, why="text: no other value can be derived")
-        wanted = [candidate for candidate in _candidates(found) if candidate != found.default]
-        taken = tuple(candidate for candidate in wanted if self.takes(name, text_of(candidate)))
-        tried = f"(tried {', '.join(map(text_of, wanted))})" if wanted else ""
-        why = "" if taken else f"the server takes no other value {tried}".rstrip()
-        return msgspec.structs.replace(found, candidates=taken, why=why)
+        wanted = [candidate for candidate in _candidates(name, found, value) if candidate != found.default]
+        refused = {candidate: self.refuses(name, text_of(candidate)) for candidate in wanted}
+        taken = tuple(candidate for candidate, said in refused.items() if not said)
+        no = tuple((candidate, said) for candidate, said in refused.items() if said) if not taken else ()
+        tried = f"the server takes no other value (tried {', '.join(map(text_of, wanted))})"
+        why = "" if taken else tried if wanted else "text: no other value can be derived"
+        return msgspec.structs.replace(found, candidates=taken, refused=no, why=why)
 
     def typed(self, name: str, value: str) -> Found:
         if value in ("yes", "no"):
@@ -212,15 +222,23 @@ class _Reading:
         at_start = "immutable" in answer or "protected" in answer
         return refusal_at_start(self.path, name, value) if at_start else str(answer)
 
-    def takes(self, name: str, value: str) -> bool:
-        """Whether the server takes a value and then shows it. Other names that show it too are noted as aliases."""
+    def refuses(self, name: str, value: str) -> str:
+        """What speaks against a value, "" if the server takes and shows it. Other names that show it are aliases."""
         before = self.values()
-        if self.ask("CONFIG", "SET", name, value) != "OK":
-            return not refusal_at_start(self.path, name, value)
+        answer = str(self.ask("CONFIG", "SET", name, value))
+        if answer != "OK":
+            return refusal_at_start(self.path, name, value) and answer
         after = self.values()
         self.ask("CONFIG", "SET", name, before[name])
         self.aliases |= {other for other in after if other > name and after[other] == value != before[other]}
-        return after[name] == value
+        return "" if after[name] == value else f"the server shows {after[name]!r} instead"
+
+
+def modern(name: str) -> str:
+    """The name that newer servers have for a parameter."""
+    for old, new in MODERN.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _enum(value: str, listed: str) -> Found:
@@ -228,7 +246,11 @@ def _enum(value: str, listed: str) -> Found:
     return Found(kind="enum", default=value, choices=choices if value in choices else (*choices, value))
 
 
-def _candidates(found: Found) -> list[Value]:
+def _candidates(name: str, found: Found, value: str) -> list[Value]:
+    """The alternatives to try; `value` is what the server shows."""
+    if found.kind == "text":
+        other = other_text(name, value)
+        return [other] if other else []
     if found.kind == "bool":
         return [not found.default]
     if found.kind == "enum":
@@ -243,73 +265,54 @@ def _candidates(found: Found) -> list[Value]:
 
 
 def text_of(value: Value) -> str:
-    """A value as the configuration file has it."""
+    """A value as the server shows it."""
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def refusal_at_start(path: str, name: str, value: str) -> str:
-    """What the server says against a value on its command line, "" if it takes it. With port 0 it ends by itself."""
-    with tempfile.TemporaryDirectory(prefix="zebra-valkey-") as directory:
-        command = [path, "--port", "0", "--dir", directory, "--save", "", f"--{name}", value]
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=START_S, check=False)
-    said = done.stdout + done.stderr
-    if "not listen anywhere" in said:
-        return ""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if "must be" in line), lines[-1] if lines else ENDED)
+def line_of(name: str, value: Value, prepared: Path) -> str:
+    """A parameter's line in a configuration file."""
+    if name in FILE_ONLY:
+        return f"{name} {value}"
+    text = shown_as(name, value, prepared)
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name} "{quoted}"' if isinstance(value, str) else f"{name} {text}"
 
 
-class _Server:
-    """A server on a unix socket of its own, asked one thing at a time; one that dies of a question is started again."""
+def shown_as(name: str, value: Value, prepared: Path) -> str:
+    """What the server shows for a value; the names of certificates stand for files in `prepared`."""
+    return str(prepared / text_of(value)) if value in (certificates.CERTIFICATE, certificates.KEY) else text_of(value)
 
-    def __init__(self, path: str, directory: str) -> None:
-        self._address = f"{directory}/s"
-        self._command = [path, "--port", "0", "--unixsocket", self._address, "--dir", directory, "--save", ""]
-        self._start()
 
-    def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._connection = self._connected()
+FOUND_IN_FILES = {
+    name: Found(kind="text", default="", candidates=(other,) if other else (), why=why)
+    for name, (other, why) in FILE_ONLY.items()
+}
 
-    def _connected(self) -> socket.socket:
-        until = time.monotonic() + START_S
-        while self._process.poll() is None and time.monotonic() < until:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(START_S)
-                connection.connect(self._address)
-                return connection
-            except OSError:
-                connection.close()
-                time.sleep(0.005)
-        self._process.kill()
-        self._process.wait()
-        raise TargetError(f"valkey: {' '.join(self._command)} did not start")
 
-    def ask(self, *words: str) -> Any:
-        """The answer to a command, `ENDED` if the server died of it."""
-        try:
-            self._connection.sendall(packed(words))
-            return self._answer()
-        except OSError:
-            self.close()
-            self._start()
-            return ENDED
+@cache
+def profiles() -> tuple[Profile, ...]:
+    """The composites of the server installed here; TLS only where it speaks that and a certificate can be made."""
+    if not server_path():
+        return ()
+    names = config_type().__struct_encode_fields__
+    auth = next(name for name in ("primaryauth", "masterauth") if name in names)
+    found = [
+        Profile("valkey.password", {"off": {}, "on": {"valkey.requirepass": SECRET, f"valkey.{auth}": SECRET}},
+                doc="a password for clients and replicas, and the replicas'"),
+        Profile("valkey.timeouts", {"usual": {}, "quick": {
+            "valkey.repl-timeout": QUICK_S, "valkey.repl-ping-replica-period": 1}},
+            doc="how soon a silent peer is given up, and how often a primary says something"),
+    ]  # fmt: skip
+    if not no_tls():
+        found.append(Profile("valkey.tls", {"off": {}, "on": {
+            "valkey.tls-port": str(PORT), "valkey.tls-replication": True,
+            "valkey.tls-cert-file": certificates.CERTIFICATE, "valkey.tls-key-file": certificates.KEY,
+            "valkey.tls-ca-cert-file": certificates.CERTIFICATE,
+        }}, doc="encrypted connections of clients and replicas"))  # fmt: skip
+    return tuple(found)
 
-    def _answer(self) -> Any:
-        data = bytearray()
-        while True:
-            try:
-                answer, _ = parse(data, 0)
-            except IndexError:
-                some = self._connection.recv(1 << 16)
-                if not some:
-                    raise ConnectionResetError from None
-                data += some
-            else:
-                return [part.decode() for part in answer] if isinstance(answer, list) else str(answer)
 
-    def close(self) -> None:
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
+@cache
+def no_tls() -> str:
+    """Why encrypted connections cannot be tried, "" if they can."""
+    return certificates.missing() or ("" if speaks_tls(server_path()) else "this server was built without TLS")

@@ -19,6 +19,7 @@ async def test_replicas_hold_what_the_primary_holds(cluster: Cluster) -> None:
     """Command stream, idle phase, full copy to a replica that is started again, promotion of the other."""
     client = cluster.client
     configs = {node: cluster.config_of(node) for node in cluster.nodes()}
+    await client.know(configs)
     await client.compare("start")
     await client.load("stream", configs)
     await client.write()

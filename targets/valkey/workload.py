@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from zebra.targets.valkey.resp import Argument
+from zebra.targets.valkey.texts import renamed
 
 Command = tuple[Argument, ...]
 
@@ -22,6 +23,9 @@ LARGEST = 1_500_000
 
 NEAR = 0.7
 """How near a limit the largest value comes."""
+
+TIMEOUT_S_MAX = 5
+"""A replication timeout of no more than so long is waited for."""
 
 LIVES_MS = (60_000, 150)
 """Times to live: one that outlives the run, one that ends in it."""
@@ -45,6 +49,16 @@ def databases(nodes: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
     return (0, last) if last else (0,)
 
 
+def idle_s(nodes: Iterable[Mapping[str, Any]], least_s: float) -> float:
+    """How long to do nothing: past any node's replication timeout that can be waited for, twice.
+
+    Once would not do: a primary that pings more rarely may do so in the middle. Timeouts are looked at each second.
+    """
+    timeouts = [int(config["repl-timeout"]) for config in nodes if "repl-timeout" in config]
+    short = [timeout for timeout in timeouts if timeout <= TIMEOUT_S_MAX]
+    return max([least_s, *(2 * (timeout + 1.5) for timeout in short)])
+
+
 def around(limit: int) -> tuple[int, ...]:
     """The lengths around a limit, a small one if it is none."""
     return tuple(n for n in (limit, limit + 1) if 0 < n <= ENTRIES_MAX) or (5,)
@@ -65,7 +79,7 @@ def commands(tag: str, writer: Mapping[str, Any], nodes: Iterable[Mapping[str, A
     wanted += [
         ("SET", f"{tag}:string", random.randbytes(100)),
         ("SET", f"{tag}:number", random.randrange(1 << 40)),
-        ("APPEND", f"{tag}:string", "more"),
+        (renamed(str(writer.get("rename-command", "")), "APPEND"), f"{tag}:string", "more"),
         ("SETBIT", f"{tag}:bits", 1000, 1),
         ("PFADD", f"{tag}:hll", *range(300)),
         ("SADD", f"{tag}:popped", *range(40)),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from zebra import Cluster, Event, Node, Param, RunSpec, Target, Topology, invariant, run
-from zebra.run import Outcome
+from zebra.outcome import Outcome
 from zebra.substrate.process import SUBSTRATE
 from zebra.substrate.process.running import OUTPUT_BYTES_MAX
 

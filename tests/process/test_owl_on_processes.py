@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.scenarios import pass_in_a_session
 
 
 def test_every_scenario_of_owl_passes_on_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "zebra.targets.owl"]
-    options = ["--zebra-substrate=process", f"--zebra-report={tmp_path / 'report'}"]
-    result = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "11 passed" in result.stdout
+    pass_in_a_session("owl", "process", tmp_path, count=11)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,27 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests import catalogue, programs
+from tests.cases import at
 from zebra import Cluster, Node, RunSpec, Target, Topology, run
 from zebra.errors import Escape, Infrastructure, TargetError
-from zebra.run import Outcome
+from zebra.outcome import Outcome
 from zebra.substrate.process import SUBSTRATE
-from zebra.testing import EchoClient, EchoConfig, EchoServer, check_fault, echo, echo_everywhere
+from zebra.testing import EchoClient, EchoConfig, EchoServer, echo, echo_everywhere
 
 pytestmark = pytest.mark.skipif(bool(SUBSTRATE.unavailable()), reason=SUBSTRATE.unavailable())
-
-SERVER_PROGRAM = """
-import socket, sys
-server = socket.create_server((sys.argv[1], int(sys.argv[2])))
-while True:
-    connection, address = server.accept()
-    connection.sendall(f"{sys.argv[3]} seen {address[0]}".encode())
-    connection.close()
-"""
-READER_PROGRAM = """
-import socket, sys
-connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.argv[3]))
-print(connection.recv(100).decode(), end="")
-"""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +37,7 @@ class Keeper:
         self.node, self.dead = node, asyncio.Event()
 
     async def run(self) -> None:
-        host, port = self.node.bind(4000)
-        command = [sys.executable, "-c", SERVER_PROGRAM, host, str(port), self.node.name]
-        self.program = await asyncio.create_subprocess_exec(*command, env={**os.environ, **self.node.environment})
+        self.program, _ = await programs.serve(self.node, 4000)
         await self.node.ready()
         await self.dead.wait()
         raise ZeroDivisionError("as planned")
@@ -71,11 +58,7 @@ class Keeper:
         self.dead.set()
 
     async def read(self, name: str, timeout_s: float) -> str:
-        """What a program of this node's gets from another node's program."""
-        host, port = await self.node.reach(name, 4000)
-        command = [sys.executable, "-c", READER_PROGRAM, host, str(port), str(timeout_s)]
-        reader = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-3)
-        return (await reader.communicate())[0].decode()
+        return await programs.read(self.node, name, 4000, timeout_s)
 
 
 class Idle:
@@ -93,23 +76,17 @@ def go(scenario: Any, of: Target | None = None, **spec: Any) -> Outcome:
     return run(scenario, RunSpec(**{"target": of.name, "substrate": "process", "timeout_s": 30.0, **spec}), target=of)
 
 
-def on(cluster: Cluster, node: str, method: str, *args: Any) -> Any:
-    return cluster._running.call(node, method, *args)
-
-
 # -- programs ----------------------------------------------------------------------------------------------------
 
 
 def test_programs_of_nodes_reach_each_other_through_the_faults_of_their_links() -> None:
     async def scenario(cluster: Cluster) -> None:
-        said = ""
-        for _ in range(50):  # until the program listens
-            said = said or await on(cluster, "keeper-1", "read", "keeper-2", 1.0)
-        assert said.startswith("keeper-2 seen 127.")
-        assert (await on(cluster, "keeper-1", "read", "keeper-1", 1.0)).startswith("keeper-1 seen 127.")
+        said = await at(cluster, "keeper-1", "read", "keeper-2", 5.0)
+        assert re.fullmatch(r"keeper-2 127\.\S+ 127\.\S+", said)
+        assert re.fullmatch(r"keeper-1 127\.\S+ 127\.\S+", await at(cluster, "keeper-1", "read", "keeper-1", 5.0))
         async with cluster.fault("network.partition", "keeper-1"):
-            assert await on(cluster, "keeper-1", "read", "keeper-2", 0.3) == ""
-        assert (await on(cluster, "keeper-1", "read", "keeper-2", 1.0)) == said
+            assert await at(cluster, "keeper-1", "read", "keeper-2", 0.3) == ""
+        assert await at(cluster, "keeper-1", "read", "keeper-2", 5.0) == said
 
     outcome = go(scenario)
     assert outcome.result == "pass", outcome.explain()
@@ -119,12 +96,12 @@ def test_a_program_lives_and_dies_with_its_node_and_the_directory_stays() -> Non
     seen: list[Any] = []
 
     async def scenario(cluster: Cluster) -> None:
-        seen.append(await on(cluster, "keeper-1", "about"))
+        seen.append(await at(cluster, "keeper-1", "about"))
         async with cluster.fault("host.crash", "keeper-1"):
-            await asyncio.sleep(0.1)
-            assert not _lives(seen[0][0])
-            assert not _lives(seen[0][1])
-        seen.append(await on(cluster, "keeper-1", "about"))
+            async with asyncio.timeout(10):
+                while any(map(_lives, seen[0][:2])):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        seen.append(await at(cluster, "keeper-1", "about"))
         assert json.loads(Path(seen[0][3]["ZEBRA_RUN"]).read_text())["target"] == "keepers"
 
     outcome = go(scenario)
@@ -153,8 +130,8 @@ def test_a_simulated_node_runs_no_programs_and_says_so() -> None:
 
 def test_a_role_that_raises_is_a_crash_and_what_it_wrote_is_shown() -> None:
     async def scenario(cluster: Cluster) -> None:
-        await on(cluster, "keeper-2", "write", "last words")
-        await on(cluster, "keeper-2", "die")
+        await at(cluster, "keeper-2", "write", "last words")
+        await at(cluster, "keeper-2", "die")
         await asyncio.sleep(20)
 
     outcome = go(scenario)
@@ -211,7 +188,7 @@ def test_an_event_out_of_order_makes_the_run_infrastructure() -> None:
 
 def test_only_what_pickles_passes_between_test_and_node() -> None:
     async def scenario(cluster: Cluster) -> None:
-        await on(cluster, "keeper-1", "write", lambda: None)
+        await at(cluster, "keeper-1", "write", lambda: None)
 
     assert go(scenario).message.startswith("TypeError: only what pickles can pass")
 
@@ -221,8 +198,8 @@ def test_only_what_pickles_passes_between_test_and_node() -> None:
 
 def test_realtime_values_hold_on_real_substrates_where_the_test_says_nothing_else() -> None:
     async def scenario(cluster: Cluster) -> None:
-        assert await on(cluster, "keeper-1", "beat") == 1.0
-        assert await on(cluster, "keeper-2", "beat") == 7.0
+        assert await at(cluster, "keeper-1", "beat") == 1.0
+        assert await at(cluster, "keeper-2", "beat") == 7.0
         assert cluster.config.beat_s == 1.0
 
     of = target(realtime={"keepers.beat_s": {"*": 1.0}})
@@ -261,27 +238,6 @@ def test_reads_of_parameters_are_noted_across_processes() -> None:
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("fault", "settings"),
-    [
-        ("network.latency", {"delay": "30ms"}),
-        ("network.partition", {"how": "reject"}),
-        ("network.loss", {"probability": 0.2}),
-        ("network.bandwidth", {"rate": "20kB/s"}),
-        ("network.duplicate", {"probability": 1.0}),
-        ("network.reorder", {"probability": 1.0}),
-        ("network.reset", {}),
-        ("network.flapping", {"down_s": 0.3, "times": 1}),
-        ("clock.offset", {"by": "100s"}),
-        ("disk.slow", {"rate": 2000}),
-        ("disk.full", {}),
-        ("host.stop", {}),
-        ("host.restart", {"down_s": 0.1}),
-        ("noop", {}),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+@catalogue.each_of(*catalogue.FAULTS, ("noop", {}))
 def test_every_fault_of_the_catalogue_takes_effect_and_heals(fault: str, settings: dict[str, Any]) -> None:
-    checked = check_fault(fault, "server-1", spec={"substrate": "process"}, **settings)
-    assert checked.on.result == "pass", checked.on.explain()
-    assert checked.took_effect
+    catalogue.takes_effect_and_heals("process", fault, settings)

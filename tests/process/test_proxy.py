@@ -13,20 +13,18 @@ from typing import Any
 
 import pytest
 
+from zebra.proxy.connections import Ceiling, Hold, Limit, Slicer, SlowClose, Timeout
 from zebra.proxy.proxy import Proxy
 from zebra.proxy.toxics import (
     Bandwidth,
+    Corrupt,
     Drop,
     Duplicate,
     Latency,
-    Limit,
     Loss,
     Reject,
     Reorder,
     Reset,
-    Slicer,
-    SlowClose,
-    Timeout,
     Toxic,
     Way,
 )
@@ -246,6 +244,68 @@ async def test_slow_close_delays_only_the_end(bench: Bench) -> None:
     streams[1].write_eof()
     assert await streams[0].read(-1) == b"the end"
     assert time.monotonic() - begun >= 0.19
+
+
+@on_bench
+async def test_what_is_held_waits_in_order_with_the_end_and_goes_when_the_toxic_goes(bench: Bench) -> None:
+    hold = Hold()
+    bench.set(hold)
+    streams = await bench.connect()
+    assert await ask(streams, b"first", SOON_S) == "TimeoutError"
+    streams[1].write(b" second")
+    streams[1].write_eof()
+    bench.set()
+    assert await streams[0].read(-1) == b"first secondthe end"
+    assert hold.counter.hits >= 1
+
+
+@on_bench
+async def test_a_hold_with_a_time_out_resets_what_waits_and_nothing_else(bench: Bench) -> None:
+    bench.set(Hold(timeout_s=0.1))
+    idle, streams = await bench.connect(), await bench.connect()
+    begun = time.monotonic()
+    assert await ask(streams) == "ConnectionResetError"
+    assert time.monotonic() - begun >= 0.09
+    assert await ask(idle, b"", SOON_S) == ""
+    bench.set()
+    assert await ask(idle) == "hello"
+
+
+@on_bench
+async def test_a_share_of_what_a_stream_carries_has_one_wrong_bit(bench: Bench) -> None:
+    reader, writer = await bench.connect()
+    corrupt = Corrupt(probability=0.5)
+    bench.set(back=(corrupt,))
+    wrong = 0
+    for _ in range(40):
+        writer.write(b"some data")
+        got = await reader.readexactly(9)
+        wrong += sum((a ^ b).bit_count() for a, b in zip(got, b"some data", strict=True))
+    assert 5 < wrong == corrupt.counter.hits < 35
+
+
+@on_bench
+async def test_a_ceiling_counts_the_connections_that_there_are_and_not_those_it_refused(bench: Bench) -> None:
+    first = await bench.connect()
+    assert await ask(first) == "hello"
+    ceiling = Ceiling(limit=2, there=lambda: [each.forward for each in bench.proxy.connections])
+    bench.set(ceiling)
+    assert await ask(await bench.connect()) == "hello"
+
+    async def call() -> None:
+        reader, writer = await bench.connect()
+        writer.write(b"hello")
+        await reader.readexactly(5)
+
+    for _ in range(3):
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await call()
+    assert ceiling.counter.hits == 3
+    first[1].close()
+    async with asyncio.timeout(PATIENCE_S):
+        while len(bench.proxy.connections) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await ask(await bench.connect()) == "hello"
 
 
 @on_bench

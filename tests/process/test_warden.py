@@ -1,37 +1,20 @@
-"""No process outlives a session, however it ends; `soak_warden.py` does the same many times."""
+"""What a ledger says of processes, and which of them are ended; `tests/leftovers/` ends whole sessions."""
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from zebra.injection.ledger import Ledger, members, outstanding, process_entry, start_time, state_of
-from zebra.injection.warden import kill_group, reap
+from zebra.injection.reaping import kill_group, reap
 from zebra.substrate.process import SUBSTRATE
 
 pytestmark = pytest.mark.skipif(bool(SUBSTRATE.unavailable()), reason=SUBSTRATE.unavailable())
-
-_spec = importlib.util.spec_from_file_location("zebra_tests_soak", Path(__file__).with_name("soak_warden.py"))
-assert _spec is not None and _spec.loader is not None
-soak: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(soak)
-
-
-@pytest.mark.parametrize("way", soak.WAYS)
-def test_nothing_is_left_after_the_end(way: str, tmp_path: Path) -> None:
-    _, left, output = soak.end(way, tmp_path, 0.02)
-    assert not left, output
-    assert not list(tmp_path.glob("zebra-*-*"))
-    expected = {"pass": "2 passed", "fail": "1 failed, 1 passed", "fixture": "2 passed, 1 error", "x": "1 failed"}
-    assert expected.get(way, "") in output
-    if way == "kill node":
-        assert "server-1 ended unexpectedly (killed by SIGKILL)" in output
 
 
 def test_the_ledger_tells_what_is_outstanding_and_bears_a_torn_last_line(tmp_path: Path) -> None:
@@ -53,13 +36,14 @@ def test_only_groups_that_we_marked_are_killed(tmp_path: Path) -> None:
     try:
         mine, theirs = process_entry(ours.pid, "node"), process_entry(other.pid, "node")
         theirs["start"] -= 1  # as if its number had been given out again
+        theirs["id"] = f"{other.pid}.{theirs['start']}"
         ledger.add([mine, theirs])
         assert set(members({ours.pid: mine["start"], other.pid: theirs["start"]})) == {ours.pid}
         kill_group(other.pid, theirs["start"])
-        assert reap(ledger.path)
+        assert reap(ledger.path) == []
         assert ours.wait(timeout=5) == -9
-        time.sleep(0.05)
-        assert other.poll() is None
+        other.send_signal(signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(other.pid, os.WUNTRACED)[1]), "which no signal from before has killed"
     finally:
         for process in (ours, other):
             process.kill()
@@ -79,6 +63,6 @@ def test_a_group_is_killed_although_its_leader_is_gone(tmp_path: Path) -> None:
     leader.wait()
     leader.communicate()
     assert start_time(child)
-    assert reap(ledger.path)
+    assert reap(ledger.path) == []
     assert state_of(child) in ("", "Z", "X")
     ledger.close()

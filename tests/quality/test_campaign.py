@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.quality import depot
 from zebra.campaign.campaign import Campaign
 from zebra.campaign.result import CampaignResult, ParameterResult
 from zebra.campaign.trial import Trial, TrialResult
-from zebra.run import RunSpec, run
-
-_spec = importlib.util.spec_from_file_location("zebra_tests_depot", Path(__file__).with_name("depot.py"))
-assert _spec is not None and _spec.loader is not None
-depot: Any = importlib.util.module_from_spec(_spec)
-sys.modules["zebra_tests_depot"] = depot
-_spec.loader.exec_module(depot)
+from zebra.run import run
+from zebra.spec import RunSpec
 
 
 class InProcess:
@@ -98,10 +91,14 @@ def test_one_campaign_seed_gives_one_course() -> None:
     assert first == second
 
 
+Fails = Callable[[set[str], set[str], int], bool]
+"""Whether a run fails: by the parameters that are mixed, those with an unusual value anywhere, and its seed."""
+
+
 class Scripted(InProcess):
     """Fails a run for its assignment, after a real pre-run: `fails(mixed parameters, those not at their default)`."""
 
-    def __init__(self, fails: Callable[[set[str], set[str]], bool]) -> None:
+    def __init__(self, fails: Fails) -> None:
         super().__init__()
         self.fails = fails
 
@@ -110,10 +107,10 @@ class Scripted(InProcess):
             return super()._one(trial)
         shares = {name.removeprefix("depot."): who for name, who in trial.spec.assignment.items()}
         mixed = {name for name, who in shares.items() if len(who) > 1}
-        return TrialResult(result="fail" if self.fails(mixed, set(shares)) else "pass")
+        return TrialResult(result="fail" if self.fails(mixed, set(shares), trial.spec.seed) else "pass")
 
 
-def scripted(fails: Callable[[set[str], set[str]], bool], seed: int) -> dict[str, ParameterResult]:
+def scripted(fails: Fails, seed: int) -> dict[str, ParameterResult]:
     spec = RunSpec(test="tests:store_and_read", target="depot")
     made = Campaign(depot.TARGET, [spec], Scripted(fails), seed=seed, describe=lambda spec: spec.test)
     return {p.name.removeprefix("depot."): p for p in made.run().parameters}
@@ -121,21 +118,67 @@ def scripted(fails: Callable[[set[str], set[str]], bool], seed: int) -> dict[str
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_pair_that_fails_only_together_is_reported_with_each_other(seed: int) -> None:
-    found = scripted(lambda mixed, _: mixed >= {"label", "cache"}, seed)
+    found = scripted(lambda mixed, *_: mixed >= {"label", "cache"}, seed)
     assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label", "cache"}
     assert [name.partition("=")[0] for name in found["label"].requires] == ["depot.cache"]
     assert [name.partition("=")[0] for name in found["cache"].requires] == ["depot.label"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_that_fails_together_with_any_of_the_others_is_found(seed: int) -> None:
+    """None of the others is needed as long as there is another one."""
+    found = scripted(lambda mixed, *_: "label" in mixed and len(mixed) > 1, seed)
+    assert found["label"].verdict == "unsafe"
+    assert len(found["label"].requires) == 1
+    assert sum(p.verdict == "unsafe" for p in found.values()) == 2
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_value_that_a_parameter_needs_is_no_fault_of_the_one_that_has_it(seed: int) -> None:
-    found = scripted(lambda mixed, unusual: "label" in mixed and "cache" in unusual, seed)
+    found = scripted(lambda mixed, unusual, _: "label" in mixed and "cache" in unusual, seed)
     assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label"}
     assert [name.partition("=")[0] for name in found["label"].requires] == ["depot.cache"]
     assert found["cache"].verdict == "safe"
 
 
+@pytest.mark.parametrize("partners", [{"label"}, {"label", "pause"}])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_values_that_all_nodes_cannot_have_together_are_safe_and_named(partners: set[str], seed: int) -> None:
+    """Neither is invalid, as each alone works: `cache` with any of its partners does not."""
+    runs = 0
+
+    def fails(mixed: set[str], unusual: set[str], _: int) -> bool:
+        nonlocal runs
+        runs += 1
+        alike = unusual - mixed
+        return "cache" in alike and bool(partners & alike)
+
+    found = scripted(fails, seed)
+    assert {p.verdict for name, p in found.items() if name != "unread"} == {"safe"}
+    said = "fails for everyone together with depot."
+    assert all(f"{said}cache=" in found[name].note for name in partners)
+    assert all(f"{said}{name}=" in found["cache"].note for name in partners)
+    assert all(said not in p.note for name, p in found.items() if name not in partners | {"cache"})
+    assert runs < 120
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_a_culprit_has_hidden_is_searched_again_once_it_is_out(seed: int) -> None:
+    found = scripted(lambda mixed, *_: "digest" in mixed or "label" in mixed, seed)
+    assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"digest", "label"}
+    assert found["digest"].requires == found["label"].requires == []
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_parameter_that_another_one_masks_is_found(seed: int) -> None:
-    found = scripted(lambda mixed, _: "label" in mixed and "salt" not in mixed, seed)
+    found = scripted(lambda mixed, *_: "label" in mixed and "salt" not in mixed, seed)
     assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label"}
+    assert all(p.risk < 0.1 for p in found.values())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_who_only_shifts_the_seeds_on_which_a_pair_fails_is_not_blamed_with_it(seed: int) -> None:
+    """As a parameter does that decides who becomes the leader, where only the leader's value counts."""
+    found = scripted(lambda mixed, _, at: mixed >= {"label", "cache"} and (at // 8 + ("salt" in mixed)) % 3 > 0, seed)
+    assert {name for name, p in found.items() if p.verdict == "unsafe"} == {"label", "cache"}
+    assert found["salt"].verdict == "safe" and all(p.risk < 0.1 for p in found.values())

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
+import lad
 
-import pytest
-
-FILE = Path(__file__).parents[2] / "benchmarks" / "lad.py"
 ROWS = {"subscribers", "update_size", "latency", "more_files", "herd", "write_stall", "planes", "links", "stages"}
 REPORTED_ONLY = {"stages"}
 
 
-@pytest.fixture(scope="module")
-def lad() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_lad", FILE)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_claim_is_reproduced_at_a_small_scale(lad: ModuleType) -> None:
+def test_every_claim_is_reproduced_at_a_small_scale() -> None:
     rows = {row.name: row for row in lad.measure(list(lad.CLAIMS), quick=True)}
     assert set(rows) == ROWS
     for row in rows.values():
         assert row.reproduced is (None if row.name in REPORTED_ONLY else True), lad.show(row)
 
 
-def test_claim_that_does_not_come_out_is_shown_as_such(lad: ModuleType) -> None:
+def test_claim_that_does_not_come_out_is_shown_as_such() -> None:
     row = lad.Row(
         name="n", claim="c", source="s", result="r", reproduced=False, why="it was slow", numbers={}, wall_s=1.0
     )

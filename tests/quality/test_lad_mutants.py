@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-import zebra
-from zebra import Cluster, Outcome, RunSpec
+from tests.scenarios import run
+from zebra import Cluster
 from zebra.invariant import describe
-from zebra.params.assignment import parse
-from zebra.targets.lad import TARGET, VARIANTS, test_lad
+from zebra.targets.lad import VARIANTS, test_lad
 from zebra.targets.lad.agreement import AGREEMENT
 from zebra.targets.lad.invariants import INVARIANTS
 from zebra.targets.lad.liveness import LIVENESS
@@ -57,36 +56,43 @@ async def power_fails_while_a_proxy_writes(cluster: Cluster) -> None:
     await commit(cluster, CART)
 
 
-@pytest.mark.zebra("lad", author=0, distributor=1, proxy=40, app=0)
-async def everybody_loses_his_distributor(cluster: Cluster) -> None:
+async def put(cluster: Cluster, proxies: set[str]) -> None:
+    """Put a value that all these get."""
+    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+
+
+async def wanting(cluster: Cluster) -> set[str]:
+    """All proxies, which want the value of a path and have its first one."""
     proxies = set(cluster.nodes("proxy"))
     await cluster.client.want(CART)
-    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+    await put(cluster, proxies)
+    return proxies
+
+
+@pytest.mark.zebra("lad", author=0, distributor=1, proxy=40, app=0)
+async def everybody_loses_his_distributor(cluster: Cluster) -> None:
+    proxies = await wanting(cluster)
     await cluster.inject("host.restart", "distributor-1")
-    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+    await put(cluster, proxies)
 
 
 @pytest.mark.zebra("lad", author=0, distributor=1, proxy=10, app=0, assignment={"lad.tree.fanout": 2})
 async def inner_proxies_lose_their_parents(cluster: Cluster) -> None:
-    proxies = set(cluster.nodes("proxy"))
-    await cluster.client.want(CART)
-    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+    proxies = await wanting(cluster)
     for top in [edge["child"] for edge in cluster.history.of("tree.add") if edge["parent"] == "distributor-1"]:
         proxies.discard(top)
         async with cluster.fault("host.crash", top):
-            await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+            await put(cluster, proxies)
 
 
 @pytest.mark.zebra("lad", author=0, distributor=1, proxy=10, app=0, assignment={"lad.tree.fanout": 2})
 async def connections_of_a_parent_break(cluster: Cluster) -> None:
-    proxies = set(cluster.nodes("proxy"))
-    await cluster.client.want(CART)
-    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+    proxies = await wanting(cluster)
     top = next(edge["child"] for edge in cluster.history.of("tree.add") if edge["parent"] == "distributor-1")
     async with cluster.fault("network.reset", top):
         await cluster.client.put(CART, "1KB")
         await cluster.event("parent.lost", proxy=top)
-    await test_lad.everywhere(cluster, await cluster.client.put(CART, "1KB"), proxies)
+    await put(cluster, proxies)
 
 
 @pytest.mark.zebra("lad", distributor=1, proxy=2, app=4)
@@ -156,20 +162,12 @@ MUTANTS = [
 ]
 
 
-def run(scenario: Any, variant: str = "") -> Outcome:
-    marker = scenario.pytestmark[0].kwargs
-    counts = {role: count for role, count in marker.items() if role in TARGET.all_roles}
-    own = parse(marker.get("assignment", {}))
-    topology = TARGET.topology.with_counts(counts)
-    return zebra.run(scenario, RunSpec(target="lad", topology=topology, assignment=own, seed=1, variant=variant))
-
-
 @pytest.mark.parametrize(("variant", "scenario", "name"), MUTANTS, ids=[variant for variant, _, _ in MUTANTS])
 def test_invariant_catches_the_bug_planted_for_it(variant: str, scenario: Any, name: str) -> None:
-    outcome = run(scenario, variant)
+    outcome = run(scenario, seed=1, variant=variant)
     assert outcome.violation is not None, outcome.message
     assert outcome.violation.invariant == name, outcome.message
-    healthy = run(scenario)
+    healthy = run(scenario, seed=1)
     nothing_to_lose = "inconclusive" if variant == "bug.torn_cache" else "pass"  # a proxy that syncs loses nothing
     assert healthy.result == nothing_to_lose, healthy.message
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-import zebra
-from zebra import Outcome, RunSpec
+from tests.scenarios import run
 from zebra.params import Assignment
 from zebra.targets.lad import TARGET, test_lad
 
@@ -46,19 +45,10 @@ ROWS = [
 ]
 
 
-def run(scenario: Any, assignment: Assignment, seed: int = 0, variant: str = "", **more: Any) -> Outcome:
-    marker = scenario.pytestmark[0].kwargs
-    counts = {role: count for role, count in marker.items() if role in TARGET.all_roles}
-    own = {name: {"*": value} for name, value in marker.get("assignment", {}).items()}
-    spec = RunSpec(target="lad", topology=TARGET.topology.with_counts(counts), assignment={**own, **assignment},
-                   seed=seed, variant=variant, **more)  # fmt: skip
-    return zebra.run(scenario, spec)
-
-
 @pytest.mark.parametrize(("name", "shares", "scenario", "what", "safe"), ROWS)
 def test_row_breaks_by_its_mechanism(name: str, shares: dict[str, Any], scenario: Any, what: str, safe: str) -> None:
     for seed in SEEDS:
-        outcome = run(scenario, {name: shares}, seed)
+        outcome = run(scenario, {name: shares}, seed=seed)
         assert outcome.violation is not None, outcome.message
         assert outcome.violation.invariant == what, outcome.message
 
@@ -66,7 +56,7 @@ def test_row_breaks_by_its_mechanism(name: str, shares: dict[str, Any], scenario
 @pytest.mark.parametrize(("name", "shares", "scenario", "what", "safe"), ROWS)
 def test_safe_form_makes_the_row_safe(name: str, shares: dict[str, Any], scenario: Any, what: str, safe: str) -> None:
     for seed in SEEDS:
-        outcome = run(scenario, {name: shares}, seed, safe)
+        outcome = run(scenario, {name: shares}, seed=seed, variant=safe)
         assert outcome.result == "pass", outcome.message
 
 
@@ -81,7 +71,7 @@ def test_safe_form_makes_the_row_safe(name: str, shares: dict[str, Any], scenari
 )
 def test_other_way_round_is_safe(name: str, shares: dict[str, Any], scenario: Any) -> None:
     for seed in SEEDS:
-        assert run(scenario, {name: shares}, seed).result == "pass"
+        assert run(scenario, {name: shares}, seed=seed).result == "pass"
 
 
 def test_coverage_of_a_digest_does_not_matter_where_nothing_is_compressed() -> None:
@@ -103,7 +93,7 @@ def test_row_needs_its_fault(name: str, shares: dict[str, Any], scenario: Any, f
 def test_smaller_tick_takes_the_lead_and_nothing_breaks() -> None:
     """The row that looks unsafe and heals itself: an assertion that the leader never changes would report it."""
     for seed in SEEDS:
-        assert run(PAIR, {"lad.store.tick": {"*": "2s", "store-3": "0.1s"}}, seed).result == "pass"
+        assert run(PAIR, {"lad.store.tick": {"*": "2s", "store-3": "0.1s"}}, seed=seed).result == "pass"
 
 
 CONTROLS = {"lad.poll.interval": (10.0, SHARDS), "lad.tree.fanout": (1, MANY)}

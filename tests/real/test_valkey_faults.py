@@ -12,10 +12,18 @@ ONE_REPLICA = "replica-1"
 SOON_MS = 300
 """How long a write waits for replicas that cannot confirm it."""
 
+RECOVERS_S = 10.0
+
 
 async def some_writes(cluster: Cluster, count: int = 5) -> None:
     for _ in range(count):
         assert await cluster.client.write() == 2
+
+
+async def alike_with_all(cluster: Cluster, phase: str) -> None:
+    await cluster.client.compare(phase, within_s=RECOVERS_S)
+    await some_writes(cluster)
+    await cluster.client.read_back()
 
 
 @pytest.mark.zebra("valkey", timeout="60s")
@@ -24,9 +32,7 @@ async def test_a_replica_that_crashes_catches_up(cluster: Cluster) -> None:
     await some_writes(cluster)
     async with cluster.fault("host.crash", ONE_REPLICA):
         assert await cluster.client.write(timeout_ms=SOON_MS) == 1
-    await cluster.client.compare("the crash", within_s=10)
-    await some_writes(cluster)
-    await cluster.client.read_back()
+    await alike_with_all(cluster, "the crash")
 
 
 @pytest.mark.zebra("valkey", timeout="60s")
@@ -36,9 +42,7 @@ async def test_a_paused_primary_loses_nothing_and_goes_on(cluster: Cluster) -> N
     async with cluster.fault("host.pause", "primary-1"):
         with pytest.raises(TimeoutError):
             await cluster.client.write(timeout_ms=SOON_MS)
-    await cluster.client.compare("the pause", within_s=10)
-    await some_writes(cluster)
-    await cluster.client.read_back()
+    await alike_with_all(cluster, "the pause")
 
 
 @pytest.mark.zebra("valkey", timeout="60s")
@@ -51,9 +55,7 @@ async def test_a_promoted_replica_has_all_that_two_confirmed(cluster: Cluster) -
         await cluster.client.compare("the promotion", within_s=10)
         await cluster.client.read_back()
         assert await cluster.client.write(replicas=1) == 1
-    await cluster.client.compare("the return of the old primary", within_s=10)
-    await some_writes(cluster)
-    await cluster.client.read_back()
+    await alike_with_all(cluster, "the return of the old primary")
 
 
 @pytest.mark.parametrize("direction", ["both", "out", "in"])
@@ -63,9 +65,7 @@ async def test_a_replica_that_was_cut_off_catches_up(cluster: Cluster, direction
     await some_writes(cluster)
     async with cluster.fault("network.partition", [ONE_REPLICA], ["primary-1"], direction=direction):
         assert await cluster.client.write(timeout_ms=SOON_MS) == 1
-    await cluster.client.compare("the partition", within_s=10)
-    await some_writes(cluster)
-    await cluster.client.read_back()
+    await alike_with_all(cluster, "the partition")
 
 
 @pytest.mark.zebra("valkey", timeout="60s")

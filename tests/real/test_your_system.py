@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from zebra.campaign.result import CampaignResult
+from tests.projects import decide
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "examples" / "your_system").glob("*.py"))
@@ -31,9 +29,7 @@ def test_the_target_has_forty_lines() -> None:
 def test_the_campaign_decides_as_the_page_says(tmp_path: Path, parameter: str, verdict: str) -> None:
     for file in FILES:
         shutil.copy(file, tmp_path)
-    options = ["--zebra-campaign", f"--zebra-params={parameter}", "--zebra-workers=8", "test_notes.py"]
-    command = [sys.executable, "-m", "pytest", "-p", "zebra", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    [found] = CampaignResult.load(tmp_path / "zebra-report" / "campaign.json").parameters
+    result, done = decide(tmp_path, f"--zebra-params={parameter}", "--zebra-workers=8", "test_notes.py")
+    [found] = result.parameters
     assert found.verdict == verdict, done.stdout
     assert done.returncode == (verdict == "unsafe")

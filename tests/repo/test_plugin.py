@@ -6,13 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import zebra.session  # noqa: F401  (what pytester runs in this process shares it)
+from tests.projects import DEPOT
 
-DEPOT = (Path(__file__).parents[1] / "quality" / "depot.py").read_text()
 GOOD = """
 import pytest
 
@@ -35,6 +34,11 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return project.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def replay(project: pytest.Pytester, token: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "zebra.cli", "replay", token]
+    return subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
 
 
 def test_a_marked_test_runs_on_a_cluster_and_leaves_a_report(project: pytest.Pytester) -> None:
@@ -94,13 +98,7 @@ async def test_crash(cluster):
     )
     token = re.search(r"zebra replay (zebra1\.\S+)", result.stdout.str())
     assert token is not None
-    again = subprocess.run(
-        [sys.executable, "-m", "zebra.cli", "replay", token[1]],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = replay(project, token[1])
     assert again.returncode == 1, again.stdout + again.stderr
     assert "no_crash does not hold at t=" in again.stdout
     first = re.search(r"t=(\S+) s", result.stdout.str())
@@ -112,13 +110,7 @@ def test_a_replay_that_does_not_fail_says_so_with_exit_code_3(project: pytest.Py
     project.makepyfile(test_it=GOOD)
     script = "import zebra; print(zebra.RunSpec(test='test_it.py::test_store', target='depot').token())"
     token = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    again = subprocess.run(
-        [sys.executable, "-m", "zebra.cli", "replay", token],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = replay(project, token)
     assert again.returncode == 3, again.stdout + again.stderr
     assert "did not fail this time" in again.stdout
 
@@ -247,7 +239,7 @@ def test_a_session_without_the_plugin_is_possible(pytester: pytest.Pytester) -> 
 def test_xdist_workers_write_one_history_in_collection_order(project: pytest.Pytester) -> None:
     tests = "".join(GOOD.replace("test_store", f"test_{name}").partition("TARGET\n")[2] for name in "dcba")
     project.makepyfile(test_it="import pytest\nfrom depot import TARGET\n" + tests)
-    run(project, "-n", "2").assert_outcomes(passed=4)
+    run(project, "-n", "2", "-p", "no:randomly").assert_outcomes(passed=4)
     lines = (project.path / "zebra-report" / "history.jsonl").read_text().splitlines()
     names = [event["test"] for event in map(json.loads, lines) if event["kind"] == "run"]
     assert names == [f"test_it.py::test_{name}" for name in "dcba"]
@@ -288,11 +280,5 @@ def test_a_token_too_long_for_a_line_is_written_to_a_file(project: pytest.Pytest
     result = run(project)
     found = re.search(r"replay: zebra replay (\S+\.txt)", result.stdout.str())
     assert found is not None, result.stdout.str()
-    again = subprocess.run(
-        [sys.executable, "-m", "zebra.cli", "replay", found[1]],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    again = replay(project, found[1])
     assert again.returncode == 1, again.stdout + again.stderr

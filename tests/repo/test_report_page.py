@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,12 @@ from typing import Any
 import pytest
 
 import zebra
+from tests import browser
 from zebra import RunSpec
 from zebra.events import Event, History
 from zebra.report import Report
 from zebra.reports.html import html
 from zebra.targets.owl import TARGET, test_owl
-
-_spec = importlib.util.spec_from_file_location("zebra_tests_browser", Path(__file__).parents[1] / "browser.py")
-assert _spec is not None and _spec.loader is not None
-browser: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(browser)
 
 pytestmark = pytest.mark.skipif(not browser.program(), reason="Chromium is not installed")
 
@@ -69,6 +64,7 @@ def test_the_page_asks_for_nothing_and_logs_nothing(written: Path, window: Any) 
     assert window.value("[...document.querySelectorAll('h2')].map(h => h.textContent)") == [
         "Runs",
         "What no run exercised",
+        "What faults hit",
         "Timelines",
     ]
 

@@ -38,6 +38,13 @@ def errors(check: FaultCheck, text: str) -> bool:
     return any(text in event["why"] for event in check.on.history.of("op.unknown"))
 
 
+def texts(check: FaultCheck, kind: str, which: int) -> list[str]:
+    """What operations of a kind got from the first server, without the fault (0) or with it (1)."""
+    run = (check.off, check.on)[which].history
+    asked = {e["op"] for e in run.of("op.invoke") if e["f"] == kind and e["to"] == "server-1"}
+    return [event["text"] for event in run.of("op.ok") if event["op"] in asked]
+
+
 Shows = Callable[[FaultCheck], bool]
 CASES: list[tuple[str, dict[str, Any], Shows]] = [
     ("host.crash", {}, lambda c: lost(c) and of(c, "node.crash") == 1 and of(c, "node.start") == 2),
@@ -55,6 +62,24 @@ CASES: list[tuple[str, dict[str, Any], Shows]] = [
     ("network.loss", {"probability": 1}, lambda c: lost(c) and c.count("echo.pong")[1] == 6),
     ("network.duplicate", {"probability": 1}, lambda c: c.count("echo.pong") == (9, 18) and late(c, -1)),
     ("network.reset", {}, lambda c: lost(c) and errors(c, "connection lost")),
+    ("host.kill", {}, lambda c: lost(c) and errors(c, "refused") and of(c, "node.start") == 2),
+    ("host.zombie", {"pause_s": "5s"}, lambda c: lost(c) and of(c, "node.resume") == 1),
+    ("host.slow", {"cpu": 0.1}, lambda c: late(c, 0.05)),
+    ("host.unfair", {"stall_s": "2ms", "every_s": "2ms"}, lambda c: late(c, 0.001)),
+    ("host.file_limit", {}, lambda c: lost(c) and errors(c, "no answer")),
+    ("disk.error", {}, lambda c: lost(c) and errors(c, "input/output error")),
+    ("disk.error", {"of": "reads"}, lambda c: c.count("op.unknown") == (0, 3)),
+    ("disk.error", {"of": "writes"}, lambda c: c.count("op.unknown") == (0, 6)),
+    ("disk.read_only", {}, lambda c: c.count("op.unknown") == (0, 6) and errors(c, "read-only file system")),
+    ("disk.bit_flip", {}, lambda c: texts(c, "recall", 0) == ["0", "1", "2"] != texts(c, "recall", 1)),
+    ("application.exception", {}, lambda c: lost(c) and errors(c, "Injected: injected at")),
+    ("application.exception", {"at": "Recall", "error": "OSError"}, lambda c: c.count("op.unknown") == (0, 3)),
+    ("application.delay", {"delay": "200ms", "at": "Say"}, lambda c: late(c, 3 * 0.2)),
+    ("application.thundering_herd", {"every_s": "500ms", "at": "Say"}, lambda c: late(c, 0.5)),
+    ("application.wrong_answer", {"at": "Recall"}, lambda c: texts(c, "recall", 0) == ["0", "1", "2"] and late(c, -1)),
+    ("application.stale_answer", {"at": "Recall"}, lambda c: texts(c, "recall", 1) == ["0", "0", "0"]),
+    ("application.drop_reply", {"at": "Keep"}, lambda c: c.count("op.unknown") == (0, 6) and errors(c, "no answer")),
+    ("application.repeat_request", {"at": "Keep"}, lambda c: c.hits == 6 and late(c, 0.0)),
     ("disk.slow", {"rate": "10B/s"}, lambda c: late(c, 0.5)),
     ("disk.full", {}, lambda c: lost(c) and errors(c, "no space left")),
     ("noop", {}, lambda c: c.hits == 0 and late(c, 0.0)),
@@ -300,7 +325,32 @@ def test_hits_are_counted_and_recorded_when_a_fault_is_healed() -> None:
         ("disk.full", "server-1", {"capacity_bytes": "1GB"}),
         ("disk.slow", "server-1", {"rate": "9GB/s"}),
         ("clock.offset", "server-3", {"by": "1s"}),
+        ("clock.freeze", "server-3", {}),
+        ("clock.jump", "server-1", {"by": "1s", "every_s": "0.1ms"}),
+        ("disk.error", "server-1", {"of": "reads"}),
+        ("disk.bit_flip", "server-1", {}),
+        ("disk.torn_write", "server-1", {}),
+        ("disk.read_only", "server-2", {}),
+        ("host.file_limit", "server-1", {"spare": 9}),
+        ("host.memory", "server-1", {"spare_bytes": "1MiB"}),
+        ("host.slow", "server-3", {}),
+        ("application.leak", "server-1", {}),
+        ("application.exception", "server-1", {"at": "Recall"}),
+        ("application.exception", "server-1", {"at": "echo.nowhere"}),
+        ("application.stale_answer", "server-1", {}),
+        ("application.stale_push", "server-1", {}),
+        ("application.buggify", "server-1", {}),
         ("network.partition", "*", {}),
+        ("network.partition", "server-3", {"connections": "new"}),
+        ("network.corruption", "server-1", {"probability": 0}),
+        ("network.slow_close", "server-1", {"delay": "1s"}),
+        ("network.slicing", "server-1", {"piece_bytes": "1MB", "apart": "1s"}),
+        ("network.data_limit", "server-1", {"limit_bytes": "1GB"}),
+        ("network.timeout", "server-3", {"after": "1s"}),
+        ("network.blackhole", "server-3", {}),
+        ("network.connection_limit", "server-1", {"limit": 9}),
+        ("network.dns_failure", "server-3", {}),
+        ("network.stale_names", "server-1", {"direction": "out"}),
     ],
 )
 def test_a_fault_without_effect_makes_the_run_inconclusive(name: str, on: str, settings: dict[str, Any]) -> None:

@@ -6,9 +6,7 @@ Store, author and baseline have their own files, faults too: tests/sim/test_lad_
 from __future__ import annotations
 
 import asyncio
-import inspect
 from itertools import pairwise
-from random import Random
 from typing import Annotated, Any
 
 import msgspec
@@ -17,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zebra
-from zebra import Cluster, Node, Outcome, RunSpec, Target
+from tests.scenarios import mixture, run, scenarios_of
+from zebra import Cluster, Node, RunSpec, Target
 from zebra.blob import Blob
-from zebra.params import Assignment, Param
-from zebra.params.assignment import parse
+from zebra.params import Param
 from zebra.rpc import Message, Request, Rpc, Unreachable, Wire
 from zebra.target import find_target
 from zebra.targets.lad import TARGET, test_lad
@@ -39,9 +37,7 @@ from zebra.targets.lad.test_lad import CART, QUEUE, commit
 from zebra.targets.lad.trees import DEPTH_MAX, DistributionTree
 from zebra.topology import Place, Topology
 
-SCENARIOS = [
-    function for name, function in inspect.getmembers(test_lad, inspect.iscoroutinefunction) if name.startswith("test_")
-]
+SCENARIOS = scenarios_of(test_lad)
 SAFE = (
     "store.tick",
     "content.codec",
@@ -57,35 +53,23 @@ SAFE = (
 )
 
 
-def run(scenario: Any, seed: int = 0, assignment: Assignment | None = None, **counts: int) -> Outcome:
-    marker: dict[str, Any] = scenario.pytestmark[0].kwargs if hasattr(scenario, "pytestmark") else dict(counts)
-    topology = TARGET.topology.with_counts({role: n for role, n in marker.items() if role in TARGET.all_roles})
-    own = parse(marker.get("assignment", {}))
-    spec = RunSpec(target="lad", topology=topology, seed=seed, assignment={**own, **(assignment or {})})
-    return zebra.run(scenario, spec)
-
-
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_scenario_passes_for_many_seeds(scenario: Any) -> None:
     for seed in range(5):
-        outcome = run(scenario, seed)
+        outcome = run(scenario, seed=seed)
         assert outcome.result == "pass", f"seed {seed}: {outcome.message}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_safe_parameters_may_be_mixed_at_will(scenario: Any) -> None:
     for seed in range(2):
-        random, assignment = Random(seed), dict[str, dict[str, Any]]()
-        for name in (f"lad.{name}" for name in SAFE):
-            values = (TARGET.space[name].default, *TARGET.space[name].alternatives())
-            who = random.choice(["proxy", "proxy:odd", "distributor:odd", "store:even", "store:odd"])
-            assignment[name] = {"*": random.choice(values), who: random.choice(values)}
-        outcome = run(scenario, seed, assignment)
+        assignment = mixture(TARGET, SAFE, ("proxy", "proxy:odd", "distributor:odd", "store:even", "store:odd"), seed)
+        outcome = run(scenario, assignment, seed=seed)
         assert outcome.result == "pass", f"{assignment}: {outcome.message}"
 
 
 def test_one_seed_gives_one_history() -> None:
-    first, second, other = (run(test_lad.test_distributor_is_lost, seed) for seed in (3, 3, 4))
+    first, second, other = (run(test_lad.test_distributor_is_lost, seed=seed) for seed in (3, 3, 4))
     assert first.history.digest() == second.history.digest() != other.history.digest()
 
 
@@ -117,14 +101,15 @@ def test_history_tells_the_way_of_a_value_to_each_proxy() -> None:
 def test_files_outside_its_shards_cost_a_proxy_nothing() -> None:
     """Ten times more paths in other shards: what a proxy is sent stays the same."""
 
-    async def scenario(cluster: Cluster, others: int) -> None:
-        await cluster.client.use(CART)
-        for number in range(others):
-            await cluster.client.put(f"/other/dir{number % 7}/file{number}", 100)
-        await commit(cluster, CART)
-
     def entries(others: int) -> int:
-        outcome = run(lambda cluster: scenario(cluster, others), distributor=1, proxy=2, app=4)
+        @pytest.mark.zebra("lad", distributor=1, proxy=2, app=4)
+        async def scenario(cluster: Cluster) -> None:
+            await cluster.client.use(CART)
+            for number in range(others):
+                await cluster.client.put(f"/other/dir{number % 7}/file{number}", 100)
+            await commit(cluster, CART)
+
+        outcome = run(scenario)
         assert outcome.result == "pass", outcome.message
         return sum(len(event["entries"]) for event in outcome.history.of("meta.apply"))
 
@@ -134,7 +119,12 @@ def test_files_outside_its_shards_cost_a_proxy_nothing() -> None:
 # -- races -------------------------------------------------------------------------------------------------------
 
 
+SMALL = {"author": 0, "proxy": 6, "app": 0, "assignment": {"lad.poll.interval": 0.1, "lad.tree.fanout": 2}}
+"""Proxies that ask often, two below each."""
+
+
 def test_commit_overtakes_the_content_of_the_one_before() -> None:
+    @pytest.mark.zebra("lad", distributor=1, **SMALL)
     async def scenario(cluster: Cluster) -> None:
         await cluster.client.want(CART)
         await cluster.client.put(CART, "90MiB")
@@ -146,12 +136,12 @@ def test_commit_overtakes_the_content_of_the_one_before() -> None:
         assert ready == sorted(ready) and ready[-1] == version
 
     for seed in range(4):
-        slow: Assignment = {"lad.poll.interval": {"*": 0.1}, "lad.tree.fanout": {"*": 2}}
-        outcome = run(scenario, seed, slow, author=0, distributor=1, proxy=6, app=0)
+        outcome = run(scenario, seed=seed)
         assert outcome.result == "pass", outcome.message
 
 
 def test_subscriptions_while_updates_are_in_flight() -> None:
+    @pytest.mark.zebra("lad", distributor=2, **SMALL)
     async def scenario(cluster: Cluster) -> None:
         proxies = cluster.nodes("proxy")
         await cluster.client.want(CART, proxies=proxies[:1])
@@ -168,8 +158,7 @@ def test_subscriptions_while_updates_are_in_flight() -> None:
         )
 
     for seed in range(4):
-        quick: Assignment = {"lad.poll.interval": {"*": 0.1}, "lad.tree.fanout": {"*": 2}}
-        outcome = run(scenario, seed, quick, author=0, distributor=2, proxy=6, app=0)
+        outcome = run(scenario, seed=seed)
         assert outcome.result == "pass", outcome.message
 
 

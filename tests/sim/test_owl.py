@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import zebra
-from zebra import ConfigError, Outcome, RunSpec
-from zebra.params import Assignment
+from tests.scenarios import mixture, run, scenarios_of
+from zebra import ConfigError
 from zebra.target import find_target
 from zebra.targets.owl import TARGET, test_owl
 from zebra.targets.owl.chunks import cut, find_piece
@@ -21,9 +18,7 @@ from zebra.targets.owl.forest import BORROWED, EXT, KEPT, UNROOTED, Edge, Forest
 from zebra.targets.owl.messages import Manifest
 from zebra.topology import Topology
 
-SCENARIOS = [
-    function for name, function in inspect.getmembers(test_owl, inspect.iscoroutinefunction) if name.startswith("test_")
-]
+SCENARIOS = scenarios_of(test_owl)
 SAFE = (
     "chunk.id_scheme",
     "transfer.codec",
@@ -38,33 +33,23 @@ SAFE = (
 PLACES = {place.node: place for place in Topology(counts={"peer": 8}).places()}
 
 
-def run(scenario: Any, seed: int = 0, assignment: Assignment | None = None) -> Outcome:
-    counts = {role: count for role, count in scenario.pytestmark[0].kwargs.items() if role in TARGET.all_roles}
-    topology = TARGET.topology.with_counts(counts)
-    return zebra.run(scenario, RunSpec(target="owl", topology=topology, seed=seed, assignment=assignment or {}))
-
-
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_scenario_passes_for_many_seeds(scenario: Any) -> None:
     for seed in range(8):
-        outcome = run(scenario, seed)
+        outcome = run(scenario, seed=seed)
         assert outcome.result == "pass", f"seed {seed}: {outcome.message}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_safe_parameters_may_be_mixed_at_will(scenario: Any) -> None:
     for seed in range(4):
-        random, assignment = Random(seed), dict[str, dict[str, Any]]()
-        for name in (f"owl.{name}" for name in SAFE):
-            values = (TARGET.space[name].default, *TARGET.space[name].alternatives())
-            who = random.choice(["peer", "peer:odd", "peer:even", "tracker:odd", "tracker:even"])
-            assignment[name] = {"*": random.choice(values), who: random.choice(values)}
-        outcome = run(scenario, seed, assignment)
+        assignment = mixture(TARGET, SAFE, ("peer", "peer:odd", "peer:even", "tracker:odd", "tracker:even"), seed)
+        outcome = run(scenario, assignment, seed=seed)
         assert outcome.result == "pass", f"{assignment}: {outcome.message}"
 
 
 def test_one_seed_gives_one_history() -> None:
-    first, second, other = (run(test_owl.test_tracker_loss_interrupts_no_download, seed) for seed in (3, 3, 4))
+    first, second, other = (run(test_owl.test_tracker_loss_interrupts_no_download, seed=seed) for seed in (3, 3, 4))
     assert first.history.digest() == second.history.digest() != other.history.digest()
 
 
@@ -85,16 +70,14 @@ def test_owl_is_found_by_its_name() -> None:
 
 
 def test_disjoint_versions_are_refused_loudly() -> None:
-    outcome = run(
-        test_owl.test_object_reaches_every_peer, assignment={"owl.proto.version": {"*": "3-3", "tracker": "1-2"}}
-    )
+    outcome = run(test_owl.test_object_reaches_every_peer, {"owl.proto.version": {"*": "3-3", "tracker": "1-2"}})
     assert outcome.result in ("crash", "fail")
     assert "speaks 3-3" in outcome.message
 
 
 def test_version_that_is_no_range_is_bad_input() -> None:
     with pytest.raises(ConfigError, match=r"owl.proto.version"):
-        run(test_owl.test_object_reaches_every_peer, assignment={"owl.proto.version": {"*": "three"}})
+        run(test_owl.test_object_reaches_every_peer, {"owl.proto.version": {"*": "three"}})
 
 
 # -- parts -------------------------------------------------------------------------------------------------------

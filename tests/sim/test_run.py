@@ -12,7 +12,7 @@ from zebra import Cluster, Configure, Event, Inject, Outcome, RunSpec, Schedule,
 from zebra.errors import ConfigError, Hang, InvariantViolated, TargetError, ZebraError
 from zebra.events import History
 from zebra.plugins import within_budget
-from zebra.run import decode_token
+from zebra.spec import decode_token
 from zebra.testing import EchoClient, EchoConfig, EchoServer, echo, echo_everywhere
 
 
@@ -353,6 +353,21 @@ def test_a_bad_configuration_change_fails_with_one_clear_error(values: Any, what
 def test_bad_input_is_a_config_error_before_anything_runs(spec: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         go(echo_everywhere, **spec)
+
+
+def test_an_event_that_came_before_one_waited_for_it_is_found_since_another() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        first = cluster.history.of("node.start")[0]
+        second = await cluster.event("node.start", since=first)
+        assert second.seq > first.seq and second.node != first.node
+        with pytest.raises(TimeoutError):
+            await cluster.event("node.start", since=second, node=first.node, within="1s")
+        later = asyncio.ensure_future(cluster.event("node.crash", since=second))
+        await asyncio.sleep(1.0)
+        await cluster.inject("host.crash", "server-1")
+        assert (await later).node == "server-1"
+
+    assert go(scenario).result == "pass"
 
 
 def test_an_unknown_target_is_a_config_error() -> None:

@@ -10,38 +10,21 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import pytest
 
-import zebra
-from zebra import RunSpec, Target, Topology
+from tests.sim import lab
 
 HOST = "127.0.0.1"
 Case = Callable[[], Awaitable[Any]]
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    unused: int = 0
-
-
-class Host:
-    def __init__(self, node: Any) -> None:
-        self.node = node
-
-    async def go(self, case: Case) -> Any:
-        return await case()
-
-
-TARGET = Target(name="host", config=Config, roles={}, client=Host, topology=Topology())
-
-
 def on_sim(case: Case) -> Any:
     found: list[Any] = []
 
-    async def scenario(cluster: Any) -> None:
-        found.append(await cluster.client.go(case))
+    async def work(node: Any) -> None:
+        found.append(await case())
 
-    zebra.run(scenario, RunSpec(target="host"), target=TARGET).raise_failure()
+    lab.play(work).raise_failure()
     return found[0]
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-_spec = importlib.util.spec_from_file_location("zebra_tests_conformance", Path(__file__).parents[1] / "conformance.py")
-assert _spec is not None and _spec.loader is not None
-conformance: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(conformance)
+from tests import conformance
 
 
 @pytest.mark.parametrize("case", conformance.CASES, ids=lambda case: case.__name__)

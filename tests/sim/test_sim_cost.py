@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,23 @@ class Client:
         return (await self.rpc.call(to, Ping(n=n), timeout_s=1.0)).n
 
 
-def test_a_run_of_five_nodes_and_a_hundred_calls_takes_milliseconds() -> None:
+async def turns() -> None:
+    """Ten thousand turns of plain asyncio's loop, taken by five tasks."""
+
+    async def one() -> None:
+        for _ in range(2000):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(one() for _ in range(5)))
+
+
+def spent_s(what: Callable[[], object]) -> float:
+    began = time.process_time()
+    what()
+    return time.process_time() - began
+
+
+def test_a_run_of_five_nodes_and_a_hundred_calls_costs_what_some_thousand_turns_of_asyncio_do() -> None:
     target = Target(
         name="p", config=Config, roles={"server": Server}, client=Client, topology=Topology(counts={"server": 4})
     )
@@ -66,27 +83,25 @@ def test_a_run_of_five_nodes_and_a_hundred_calls_takes_milliseconds() -> None:
         for n in range(100):
             assert await cluster.client.ping(n, f"server-{n % 4 + 1}") == n + 1
 
-    def spent_s() -> float:
-        began = time.process_time()
-        zebra.run(scenario, RunSpec(target="p"), target=target).raise_failure()
-        return time.process_time() - began
-
-    assert min(spent_s() for _ in range(5)) < 0.05
-
-
-def test_a_thousand_hosts_start_and_end_in_seconds() -> None:
-    target = Target(
-        name="p", config=Config, roles={"server": Server}, client=Client, topology=Topology(counts={"server": 1000})
+    ours = min(
+        spent_s(lambda: zebra.run(scenario, RunSpec(target="p"), target=target).raise_failure()) for _ in range(5)
     )
+    assert ours < 2 * min(spent_s(lambda: asyncio.run(turns())) for _ in range(5))
 
-    async def scenario(cluster: Any) -> None:
-        assert await cluster.client.ping(1, "server-1000") == 2
-        async with cluster.fault("host.crash", *(f"server-{n}" for n in range(1, 11))):
-            pass
 
-    began = time.process_time()
-    zebra.run(scenario, RunSpec(target="p"), target=target).raise_failure()
-    assert time.process_time() - began < 5.0
+def test_a_thousand_hosts_cost_what_ten_times_a_hundred_do() -> None:
+    def run(hosts: int) -> None:
+        topology = Topology(counts={"server": hosts})
+        target = Target(name="p", config=Config, roles={"server": Server}, client=Client, topology=topology)
+
+        async def scenario(cluster: Any) -> None:
+            assert await cluster.client.ping(1, f"server-{hosts}") == 2
+            async with cluster.fault("host.crash", *(f"server-{n}" for n in range(1, 11))):
+                pass
+
+        zebra.run(scenario, RunSpec(target="p"), target=target).raise_failure()
+
+    assert spent_s(lambda: run(1000)) < 20 * min(spent_s(lambda: run(100)) for _ in range(5))
 
 
 def test_the_benchmark_runs_and_no_ratio_is_far_from_its_bar() -> None:

@@ -10,33 +10,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 import zebra
+from tests.sim.lab import Config, Host, hosts
 from zebra import Blob, Outcome, RunSpec, Target, Topology
 from zebra.errors import NodeDown
 from zebra.substrate.sim.machine import EPOCH_S
 
-
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    unused: int = 0
-
-
-class Host:
-    """A host of the lab: runs what a test gives it."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-
-    async def go(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await work(self.node, *args)
-
-    def name(self) -> str:
-        return str(self.node.name)
-
-
-TARGET = Target(name="lab", config=Config, roles={"host": Host}, client=Host, topology=Topology(counts={"host": 2}))
+TARGET = hosts(2)
 
 
 def play(scenario: Any, **spec: Any) -> Outcome:
@@ -212,12 +194,15 @@ def test_timers_of_a_paused_process_wait_and_fire_at_once_when_it_goes_on() -> N
             await asyncio.sleep(1.0)
             node.emit("lab.tick")
 
+    async def name(node: Any) -> str:
+        return str(node.name)
+
     async def scenario(cluster: Any) -> None:
         ticking = asyncio.create_task(on(cluster, "host-1", tick))
         other = asyncio.create_task(on(cluster, "host-2", tick))
         await asyncio.sleep(2.5)
         effect = await capability(cluster, "processes").add(["host-1"], down="pause")
-        waiting = asyncio.create_task(cluster._running.call("host-1", "name"))
+        waiting = asyncio.create_task(on(cluster, "host-1", name))
         await asyncio.sleep(7.0)
         assert not waiting.done()
         await capability(cluster, "processes").remove(effect)

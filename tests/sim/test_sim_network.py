@@ -12,30 +12,13 @@ import msgspec
 import pytest
 
 import zebra
-from zebra import Blob, RunSpec, Target, Topology
+from tests.sim.lab import hosts
+from zebra import Blob, RunSpec
 from zebra.substrate import Pairs
 from zebra.substrate.decisions import RECORDED_MAX
 from zebra.substrate.sim.stream import GIVE_UP_S, WINDOW
 
-
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    unused: int = 0
-
-
-class Host:
-    """A host of the lab: runs what a test gives it."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
-        node.kept = []
-
-    async def go(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await work(self.node, *args)
-
-
-TARGET = Target(
-    name="lab", config=Config, roles={"host": Host}, client=Host, topology=Topology(counts={"host": 3}, jitter=0.0)
-)
+TARGET = hosts(3, jitter=0.0)
 
 
 class Lab:
@@ -87,7 +70,7 @@ async def echo(node: Any, port: int = 7) -> Any:
 
 async def dial(node: Any, to: str, port: int = 7) -> Any:
     stream = await asyncio.open_connection(to, port)
-    node.kept.append(stream)  # a writer that is dropped open warns, here as anywhere
+    node.__dict__.setdefault("kept", []).append(stream)  # a writer that is dropped open warns, here as anywhere
     return stream
 
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 
 import zebra
+from tests.sim.lab import Config, Host, play
 from zebra import Blob, RunSpec, Target, Topology
 from zebra.rpc import Caller, Message, RemoteError, Request, Rpc, RpcError, RpcTimeout, Unreachable, Wire
 
@@ -97,19 +97,6 @@ class Service:
         return Stored(both=store.data + store.more, text=store.text)
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    unused: int = 0
-
-
-class Host:
-    def __init__(self, node: Any) -> None:
-        self.node = node
-
-    async def go(self, work: Any) -> Any:
-        return await work(self.node)
-
-
-TARGET = Target(name="rpc", config=Config, roles={}, client=Host, topology=Topology())
 Body = Callable[[Any, Service, str, Callable[[int], Any]], Any]
 
 
@@ -127,20 +114,17 @@ async def _with_service(node: Any, host: str, port: int, body: Body, large: Call
 
 
 def on_sim(body: Body) -> None:
-    async def scenario(cluster: Any) -> None:
-        def large(size: int) -> Blob:
-            return Blob.random(7, size, materialise=False)
+    def large(size: int) -> Blob:
+        return Blob.random(7, size, materialise=False)
 
-        await cluster.client.go(lambda node: _with_service(node, node.name, 7000, body, large))
-
-    zebra.run(scenario, RunSpec(target="rpc"), target=TARGET).raise_failure()
+    play(lambda node: _with_service(node, node.name, 7000, body, large)).raise_failure()
 
 
 def on_sockets(body: Body) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    node: Any = SimpleNamespace(name="client-1", incarnation=1)
+    node: Any = SimpleNamespace(name="client-1", incarnation=1, sites=None)
 
     def large(size: int) -> Blob:
         return Blob.random(7, size, materialise=True)
@@ -317,7 +301,11 @@ def test_a_call_that_times_out_while_connecting_leaves_no_error_behind() -> None
             await asyncio.Event().wait()
 
     target = Target(
-        name="rpc", config=Config, roles={"server": Server}, client=Host, topology=Topology(counts={"server": 1})
+        name="rpc",
+        config=Config,
+        roles={"server": Server},
+        client=Host,
+        topology=Topology(counts={"server": 1}),
     )
 
     async def scenario(cluster: Any) -> None:

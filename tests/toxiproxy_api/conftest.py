@@ -127,17 +127,6 @@ def upstream() -> Iterator[Upstream]:
         yield Upstream(sock, stack)
 
 
-@pytest.fixture
-def until() -> Callable[[Callable[[], bool]], None]:
-    def wait(holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
-        while not holds():
-            assert time.monotonic() < deadline, "it never came to hold"
-            time.sleep(0.005)
-
-    return wait
-
-
 @pytest.fixture(scope="session")
 def real() -> Iterator[Api]:
     """A real Toxiproxy server, where this machine has one."""

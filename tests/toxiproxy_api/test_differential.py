@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from tests.toxiproxy_api.reading import read
+
 HOST = "127.0.0.1"
 NO_SHRINKING = (Phase.explicit, Phase.generate)  # two live servers take minutes to shrink with
 NAMES = st.sampled_from(["p", "q"])
@@ -211,6 +213,9 @@ LIVE = st.one_of(
 )
 
 
+Got = list[tuple[bytes, str]]
+
+
 @dataclass
 class Talk:
     """A conversation through one of the servers: each side sends all it has, then the first one closes."""
@@ -221,7 +226,7 @@ class Talk:
     answers: list[int]
     first: str
 
-    def hold(self, api: Any, upstream: Any, quiet_s: float) -> tuple[list[tuple[bytes, str]], tuple[bytes, str]]:
+    def hold(self, api: Any, upstream: Any, quiet_s: float) -> tuple[Got, tuple[bytes, str]]:
         """What either end got, and what the one that did not close got at the end."""
         where = api.proxy(upstream.address, *([] if self.live else self.toxics))
         with ExitStack() as stack:
@@ -233,7 +238,14 @@ class Talk:
             sides = ways if self.first == "client" else ways[::-1]
             got = [_send(*way, quiet_s) for way in sides]
             sides[0][0].close()
-            return got, _read(sides[0][1], quiet_s)
+            return _alike(got, read(sides[0][1], quiet_s))
+
+
+def _alike(got: Got, end: tuple[bytes, str]) -> tuple[Got, tuple[bytes, str]]:
+    """With every reset an end once bytes were cut off: it hangs on the moment which one their sender is answered by."""
+    if all(how == "all" for _, how in got):
+        return got, end
+    return [(data, how.replace("reset", "end")) for data, how in got], (end[0], end[1].replace("reset", "end"))
 
 
 def _send(source: socket.socket, target: socket.socket, sizes: list[int], quiet_s: float) -> tuple[bytes, str]:
@@ -242,23 +254,7 @@ def _send(source: socket.socket, target: socket.socket, sizes: list[int], quiet_
         source.sendall(sent)
     except OSError:
         pass
-    return _read(target, quiet_s, len(sent))
-
-
-def _read(sock: socket.socket, quiet_s: float, want: int = -1) -> tuple[bytes, str]:
-    sock.settimeout(quiet_s)
-    got = b""
-    try:
-        while len(got) != want:
-            data = sock.recv(65536 if want < 0 else want - len(got))
-            if not data:
-                return got, "end"
-            got += data
-    except TimeoutError:
-        return got, "quiet"
-    except OSError:
-        return got, "reset"
-    return got, "all"
+    return read(target, quiet_s, len(sent))
 
 
 @settings(

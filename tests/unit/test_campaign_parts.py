@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import Annotated, Literal
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from zebra import Param, Topology
 from zebra.campaign import baselines
-from zebra.campaign.explain import necessary, sides
+from zebra.campaign.explain import sides
+from zebra.campaign.halving import least, necessary
 from zebra.campaign.plan import Case, cases_of, designed, mixed, one_by_one, pools
 from zebra.campaign.trial import trial_seed
 from zebra.params import Space
@@ -77,7 +79,10 @@ def test_designed_cases_keep_all_roles_apart_both_ways_and_split_every_role(coun
             )
         if counts[one] > 1:
             assert {(values[f"{one}-1"], values[f"{one}-2"]) for values in held} >= {("a", "b"), ("b", "a")}
-    assert len(found) <= 2 * (len(counts) - 1).bit_length() + 2
+        if counts[one] > 1:
+            changed = {sum(values[p.node] == "b" for p in places if p.role == one) for values in held}
+            assert {1, counts[one] - 1} <= changed
+    assert len(found) <= 2 * (len(counts) - 1).bit_length() + 2 + 2 * (max(counts.values()) > 3)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), max_size=6), st.integers(0, 99))
@@ -111,6 +116,21 @@ def test_what_a_failure_needs_is_found_by_halving(count: int, data: st.DataObjec
 
     assert set(necessary(items, cures)) == needed
     assert needed or asked <= 1
+
+
+@given(st.integers(1, 40), st.data())
+def test_what_fails_together_is_cut_down_until_nothing_can_be_left_out(count: int, data: st.DataObject) -> None:
+    some = st.sets(st.integers(0, count - 1), min_size=1, max_size=4)
+    bad, asked = data.draw(st.lists(some, min_size=1, max_size=3)), 0
+
+    def fails(items: Sequence[int]) -> bool:
+        nonlocal asked
+        asked += 1
+        return any(each <= set(items) for each in bad)
+
+    found = least(range(count), fails)
+    assert set(found) in bad and not any(each < set(found) for each in bad)
+    assert asked <= 1 + len(found) * (1 + math.ceil(math.log2(count)))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_renamed_field_gives_the_parameter_its_name() -> None:
 
 def test_a_recording_of_renamed_fields_notes_the_parameters_names() -> None:
     noted: list[str] = []
-    assert recording(Config(), "system", lambda name, value: noted.append(name)).sync_delay == 1
+    assert recording(Config(), "system", lambda name, value, site: noted.append(name)).sync_delay == 1
     assert noted == ["system.sync-delay"]
 
 

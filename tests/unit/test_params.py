@@ -178,9 +178,16 @@ def test_whatever_is_given_only_a_config_error_is_raised(data: Any) -> None:
 
 def test_a_recording_configuration_notes_what_is_read_and_is_of_the_same_type() -> None:
     seen: list[tuple[str, object]] = []
-    config = recording(Config(), "app", lambda name, value: seen.append((name, value)))
+    sites: list[str] = []
+
+    def note(name: str, value: object, site: str) -> None:
+        seen.append((name, value))
+        sites.append(site.rpartition("/")[2].partition(":")[0])
+
+    config = recording(Config(), "app", note)
     assert isinstance(config, Config)
     assert not seen
     assert config.lease.ttl == 1.0
     assert config.chunk == 4096
     assert seen == [("app.lease.ttl", 1.0), ("app.chunk", 4096)]
+    assert sites == ["test_params.py", "test_params.py"]

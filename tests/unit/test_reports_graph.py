@@ -164,7 +164,9 @@ pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=14, u
 @given(pairs)
 def test_every_link_and_node_is_drawn_once_and_no_two_boxes_meet(ends: list[tuple[int, int]]) -> None:
     entries = [tree(1, "add", f"p{parent}", f"p{child}") for parent, child in ends]
-    for graph in drawn(history(*entries, evidence=tuple(range(1, len(entries) + 1)))):
+    graphs = drawn(history(*entries, evidence=tuple(range(1, len(entries) + 1))))
+    assert len(graphs) == bool(ends)
+    for graph in graphs:
         assert len(graph.curves) == len(ends)
         boxes = [(s.x, s.x + s.width, s.y, s.y + s.height) for s in graph.shapes if s.css != "ring"]
         assert len(boxes) == len({end for pair in ends for end in pair})

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from zebra.campaign.result import Baselines, CampaignResult, Evidence, ParameterResult, Trials, Verdict
+from zebra.campaign.result import Baselines, CampaignResult, Evidence, ParameterResult, Rollout, Trials, Verdict
 from zebra.events import Event
 from zebra.report import Report
 from zebra.reports import wording
@@ -65,6 +65,52 @@ def test_a_row_shows_all_that_decides_a_roll_out(tmp_path: Path) -> None:
         assert part in text.splitlines()[4]
     assert "when superpeer holds 4MiB and peer holds 256KiB, given fault:host.crash and a=b" in text
     assert "roll-out: to 4MiB: all peer first, then superpeer; to 256KiB: all superpeer first, then peer" in text
+
+
+def test_a_safe_parameter_has_its_residual_risk_in_a_column_of_its_own(tmp_path: Path) -> None:
+    lines = shown(tmp_path, parameter("p.safe", "safe", risk=0.0123), parameter("p.bad", "unsafe")).splitlines()
+    assert "risk" in lines[2].split()
+    assert "1.2 %" in next(line for line in lines if line.startswith("p.safe"))
+    assert "%" not in next(line for line in lines if line.startswith("p.bad"))
+
+
+def test_a_rolling_change_says_which_order_is_safe_and_where_the_value_is_read(tmp_path: Path) -> None:
+    rollouts = [
+        Rollout(values=("256KiB", "4MiB"), order=["replica", "primary"], safe=True, runs=6),
+        Rollout(values=("256KiB", "4MiB"), order=["primary", "replica"], safe=False, runs=1),
+        Rollout(values=("4MiB", "256KiB"), order=["replica", "primary"], safe=False, runs=2),
+    ]
+    sites = {"primary": ["app/primary.py:7"], "replica": ["app/replica.py:9", "app/wire.py:3"]}
+    text = shown(tmp_path, parameter("p.a", "unsafe", rolling=True, rollouts=rollouts, sites=sites))
+    assert "rolling" in text.splitlines()[4]
+    assert "while nodes change from 256KiB to 4MiB one after the other" in text
+    assert "to 4MiB: replica first, then primary (6 runs passed), not primary first, then replica" in text
+    assert "to 256KiB: no order is safe, each that was tried failed" in text and "the order matters" in text
+    assert "read by primary: app/primary.py:7; replica: app/replica.py:9, app/wire.py:3" in text
+
+
+def test_an_order_that_follows_from_the_direction_says_whether_it_was_tried() -> None:
+    rollouts = [
+        Rollout(values=("256KiB", "4MiB"), order=["replica", "primary"], safe=True, runs=6),
+        Rollout(values=("4MiB", "256KiB"), order=["primary", "replica"], safe=False, runs=2),
+    ]
+    found = parameter("p.a", "unsafe", direction="primary>replica", rollouts=rollouts)
+    assert wording.rollout(found) == (
+        "to 4MiB: all replica first, then primary (6 rolling changes passed); "
+        "to 256KiB: all primary first, then replica (but of 2 rolling changes one failed: no order is safe)"
+    )
+    assert wording.order_matters(found)
+    both = parameter("p.a", "unsafe", direction="both")
+    assert wording.rollout(both).startswith("no order is safe") and not wording.order_matters(both)
+
+
+def test_tests_that_bear_no_rolling_restart_are_named(tmp_path: Path) -> None:
+    found = campaign(parameter("p.a", "safe"))
+    found = msgspec.structs.replace(found, rolling="restart", rolled=12, not_rolling=["t::a, x then y: fail: no"])
+    text = table(Report(directory=tmp_path, campaign=found))
+    assert "rolling changes (by restart): 12 cases" in text and "no rolling changes in t::a, x then y: fail: no" in text
+    assert not any("rolling" in problem for problem in found.problems())
+    assert any("no rolling change was tried" in p for p in msgspec.structs.replace(found, rolled=0).problems())
 
 
 def test_findings_have_their_violation_and_the_command_that_replays_them(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zebra.errors import ConfigError
-from zebra.injection.schedule import Configure, Inject, Schedule, groups
-from zebra.run import RunSpec, decode_token
+from zebra.injection.schedule import Configure, Inject, Roll, Schedule, groups
+from zebra.spec import RunSpec, decode_token
 
 seconds = st.floats(0, 1e6)
 selections = st.sampled_from(["peer-1", "one(peer)", "minority(store)", "dc(r1-dc1)", "*", "roots"])
@@ -41,7 +41,15 @@ configures = st.builds(
     at_s=seconds,
     how=st.sampled_from(["restart", "reload"]),
 )
-schedules = st.lists(injects | configures, max_size=5).map(lambda steps: Schedule(tuple(steps)))
+rolls = st.builds(
+    Roll,
+    nodes=st.lists(st.sampled_from(["peer", "store-2"]), max_size=3).map(tuple),
+    values=st.dictionaries(st.just("app.ttl"), st.integers(0, 99)),
+    at_s=seconds,
+    every_s=seconds,
+    how=st.sampled_from(["restart", "reload"]),
+)
+schedules = st.lists(injects | configures | rolls, max_size=5).map(lambda steps: Schedule(tuple(steps)))
 
 
 @given(schedules)

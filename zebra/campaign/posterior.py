@@ -9,7 +9,8 @@ Nothing of this is told. The share of bad items has a Beta prior, f lies on a gr
 levels, and levels are shared: the more bad items have shown themselves every time, the likelier the next one does
 (a Polya urn). Items that were in the same runs, and had the same odds before, form a *cell*; a *state* says how many
 items of each cell are bad, and on which level. The posterior is a list of states with exact weights, every outcome
-re-weighting all of them; states that together weigh next to nothing are dropped, and `lost` adds up what they weighed.
+re-weighting all of them. States that together weigh next to nothing are dropped, and `lost` adds up what they weighed;
+one that was dropped too early comes back when it fits again, as a neighbour of a likely state.
 Items that no run had are not in any state: their share is integrated out.
 
 Source: ../shared/research/zebraconf.md, sections 6.3 (the model), 7.3 (why no loopy propagation), 9.
@@ -41,6 +42,16 @@ EXPANDED_MAX = 60_000
 JOINED_RISK, JOINED_RATIO, JOINED_ERROR = 0.2, 1.5, 5e-4
 """Cells of such low risk per item, that differ by such a factor, are joined if so much of the weight moves at most."""
 
+VARIED, COMPLETED = 60, 20
+"""So many likely states are tried with a bad item less, and of these and them so many with one more."""
+
+UNVARIED = 1e-2
+"""Weight that may have been dropped before likely states are varied: what was dropped early may fit again later."""
+
+NOISY_F, NOISY_Q, SURPRISING = 0.02, 0.9, 0.03
+"""That shows itself by a test that seems flaky beyond this, by bad items that seem to show themselves less often, or by
+an outcome that was less likely."""
+
 BAD_MAX = 120
 """Bad items that a state may have."""
 
@@ -53,10 +64,10 @@ class Prior:
     `urn` how many items found on one level outweigh that; `f` and `f_weights` are the grid of flake rates.
     """
 
-    clean: float = 30.0
+    clean: float = 20.0
     q: tuple[float, ...] = (0.999, 0.85, 0.5)
-    q_weights: tuple[float, ...] = (0.75, 0.15, 0.1)
-    urn: float = 0.5
+    q_weights: tuple[float, ...] = (0.73, 0.15, 0.12)
+    urn: float = 0.48
     f: tuple[float, ...] = (0.0002, 0.003, 0.015, 0.05, 0.11, 0.25)
     f_weights: tuple[float, ...] = (0.55, 0.2, 0.1, 0.08, 0.05, 0.02)
     shares: int = 16
@@ -97,6 +108,9 @@ class Posterior:
         self.cell_of = np.full(count, -1)
         self.runs = 0
         self.lost = 0.0
+        self._history = np.zeros((0, count))
+        """A row per run: which items it had."""
+        self._failed = np.zeros(0, dtype=bool)
         levels = len(prior.q)
         self.log_miss = np.log1p(-np.asarray(prior.q))
         self._urn = prior.urn * np.asarray(prior.q_weights) / sum(prior.q_weights)
@@ -162,8 +176,15 @@ class Posterior:
         self.isolate(pool)
         self.runs += 1
         log_pass = self.log_miss_of(self.inside(pool))[:, None] + self.log_pass[None, :]
-        self._log_f = self._log_f + (np.log(-np.expm1(log_pass)) if failed else log_pass)
+        outcome = np.log(-np.expm1(log_pass)) if failed else log_pass
+        chance = float(self.weight @ (self.f_given * np.exp(outcome)).sum(axis=1))
+        self._log_f = self._log_f + outcome
+        row = np.zeros((1, self.count))
+        row[0, list(pool)] = 1
+        self._history, self._failed = np.concatenate([self._history, row]), np.append(self._failed, failed)
         self._reweigh()
+        if self.lost > UNVARIED and (chance < SURPRISING or self.flake() > NOISY_F or self.manifestation() < NOISY_Q):
+            self._vary()
         self._join_alike()
 
     def inside(self, pool: Collection[int]) -> list[int]:
@@ -260,6 +281,66 @@ class Posterior:
         self._ways = self._ways + log_ways
         self.counts[:, cell, :] -= moved.astype(np.int8)
         self.counts = np.concatenate([self.counts, moved[:, None, :].astype(np.int8)], axis=1)
+
+    # -- states that were dropped too early --------------------------------------------------------------------
+
+    def _vary(self) -> None:
+        """Add the likely ones of those states that differ from likely states in one bad item, or two."""
+        cells, levels = len(self.cells), self.totals.shape[1]
+        width = cells * levels
+        size = np.array([len(items) for items in self.cells])
+        share = np.stack([self._history[:, items].mean(axis=1) for items in self.cells])
+        miss = np.log1p(-np.asarray(self.prior.q)[None, :, None] * share[:, None, :]).reshape(width, -1)
+        step = np.eye(width, dtype=np.int64)
+
+        def fresh(counts: Array, known: Array) -> Array:
+            """Those of these states that may be, each once, and none that is known."""
+            bad = counts.reshape(-1, cells, levels).sum(axis=2)
+            counts = counts[(counts >= 0).all(axis=1) & (bad <= size).all(axis=1) & (bad.sum(axis=1) <= BAD_MAX)]
+            both = np.concatenate([known, counts])
+            first = np.unique(both @ hashes, return_index=True)[1]
+            found: Array = both[first[first >= len(known)]]
+            return found
+
+        hashes = self._hash(self.counts)
+        own = self.counts.reshape(-1, width).astype(np.int64)
+        top = own[np.argsort(-self.weight, kind="stable")[:VARIED]]
+        less = fresh((top[:, None, :] - step).reshape(-1, width), own)
+        best = np.concatenate([top, less])
+        best = best[np.argsort(-self._weights_of(best, miss)[0], kind="stable")[:COMPLETED]]
+        new = np.concatenate([less, fresh((best[:, None, :] + step).reshape(-1, width), np.concatenate([own, less]))])
+        log_weight, ways, log_f = self._weights_of(new, miss)
+        log_prior = self._ways + self._log_levels(self.totals) + self._log_count()[self.totals.sum(axis=1)]
+        good = log_weight > (log_prior + np.logaddexp.reduce(self._log_f, axis=1)).max() + np.log(DROPPED)
+        if not good.any():
+            return
+        counts = new[good].reshape(-1, cells, levels).astype(np.int8)
+        self.counts = np.concatenate([self.counts, counts])
+        self.totals = np.concatenate([self.totals, counts.sum(axis=1).astype(np.int16)])
+        self._ways = np.concatenate([self._ways, ways[good]])
+        self._log_f = np.concatenate([self._log_f, log_f[good]])
+        self._reweigh()
+
+    def _weights_of(self, states: Array, miss: Array) -> tuple[Array, Array, Array]:
+        """Of states, a row of bad items per cell and level each: log weight, `_ways` and `_log_f`, from all runs."""
+        counts = states.reshape(len(states), len(self.cells), self.totals.shape[1])
+        totals = counts.sum(axis=1)
+        factorials = _log_factorials(self.count + 1)
+        size, odds = np.array([len(items) for items in self.cells]), [self.odds[items[0]] for items in self.cells]
+        bad = counts.sum(axis=2)
+        ways = (factorials[size] - factorials[counts].sum(axis=2) - factorials[size - bad] + bad * np.log(odds)).sum(
+            axis=1
+        )
+        missed = states @ miss
+        weights = np.asarray(self.prior.f_weights) / sum(self.prior.f_weights)
+        log_f = np.empty((len(states), len(weights)))
+        for number, log_pass in enumerate(self.log_pass):
+            passes = missed + log_pass
+            log_f[:, number] = passes[:, ~self._failed].sum(axis=1)
+            log_f[:, number] += np.log(-np.expm1(passes[:, self._failed])).sum(axis=1)
+        log_f += np.log(weights)
+        log_prior = ways + self._log_levels(totals) + self._log_count()[totals.sum(axis=1)]
+        return log_prior + np.logaddexp.reduce(log_f, axis=1), ways, log_f
 
     # -- cells that may be forgotten -------------------------------------------------------------------------
 
@@ -360,9 +441,9 @@ class Posterior:
         return float(self.weight @ (steady * np.exp(self.log_miss_of(self.inside(pool)))))
 
     def none_bad_in(self, pool: Collection[int]) -> float:
-        """The chance that no item of a pool is bad."""
+        """The chance that no item of a pool is bad, but for bad ones that rarely show, on the last level."""
         self.isolate(pool)
-        return float(self.weight @ (self.counts[:, self.inside(pool), :].sum(axis=(1, 2)) == 0))
+        return float(self.weight @ (self.counts[:, self.inside(pool), :-1].sum(axis=(1, 2)) == 0))
 
     def flake(self) -> float:
         """The expected flake rate."""

@@ -13,6 +13,7 @@ tests. On how many seeds an item must have failed alone beside both controls as 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import log2
 from random import Random
 
 from zebra.campaign.choose import Chooser, Costs
@@ -24,22 +25,21 @@ ERROR_RATE = 0.01
 SURE = 1 - ERROR_RATE / 4
 """How likely an item must be bad to be reported: stricter than the rate, for tests flakier than the prior expects."""
 
-SUSPECT = 0.8
+SUSPECT = 0.9
 """How likely an item must be bad to leave the pools and be confirmed."""
 
 MISSED = 0.04
 """Expected number of bad items among the rest of a test at which its search may end: the residual risk."""
 
 
-COMPANIES = 6
-"""Mixed runs that the items of a group must have passed in together, most with a random half of the other groups: were
-they masked by another group, that one would have to be in all of them."""
-
 LIKELY, CLEARED = 0.6, 0.01
 """A pool that passes so likely takes items along that are so unlikely to be bad."""
 
-ROUNDS_MAX = 12
+ROUNDS_MAX = 40
 """Runs of a suspect alone after which it is given up as undecided."""
+
+DOUBTFUL = 5
+"""Runs of a suspect alone after which every failure gets its controls, as what is in doubt is how flaky the test is."""
 
 STUBBORN = 2
 """Runs alone, all failed, after which an item is judged by these runs if the belief about all items explains them away:
@@ -64,10 +64,14 @@ class Search:
         self.mixed, self.alike = Posterior(count, prior, odds), Posterior(count, prior)
         self.groups = list(range(count) if groups is None else groups)
         self.chooser = Chooser(self.mixed, costs, groups)
+        self._odds, self._costs = odds, costs
+        self._mixed_runs: list[tuple[list[int], bool]] = []
         self.open = set(range(count))
         self.grouped = groups is not None
         self.passed: dict[int, int] = {}
         """How many mixed runs each item was in that passed; those that were in none are missing."""
+        self.company: dict[int, set[int]] = {}
+        """Of each group that has passed the other groups that were in all those runs: each may have masked it."""
         self._random = Random(0)
         self.alone = [0] * count
         """Mixed runs of each item alone."""
@@ -91,7 +95,8 @@ class Search:
         rest = self._in_turn({item for item in self.open if self.groups[item] not in suspected}, runs)
         if rest and self.residual() > MISSED and (pools := self.chooser.choose(rest, runs)):
             return [self._in_company(pool, suspected) for pool in pools]
-        return [self._in_company(pool, suspected) for pool in self._not_yet_passed(rest, runs)]
+        pools = [self._in_company(pool, suspected) for pool in self._not_yet_passed(rest, runs)]
+        return pools or (self._apart(rest, runs) if self.grouped else [])
 
     def _in_company(self, pool: list[int], suspected: set[int]) -> list[int]:
         """A pool that will probably pass, with an item more of half of the groups that it lacks: what passed in one
@@ -117,25 +122,31 @@ class Search:
         return items & self.passed.keys() | chosen
 
     def _not_yet_passed(self, rest: set[int], runs: int) -> list[list[int]]:
-        """What has not passed yet, all groups together; then what passed in too few companies, half of the groups."""
+        """What has not passed yet, all groups together."""
         pools: list[list[int]] = []
         left = sorted(rest - self.passed.keys())
-        again = self._too_few_companies(rest) if self.grouped and not left else []
-        for items in (left, again):
-            while items and len(pools) < runs:
-                pool = {self.groups[item]: item for item in reversed(items)}
-                chosen = sorted(pool.values()) if left else self._half(sorted(pool.values()))
-                pools.append(chosen)
-                items = [item for item in items if item not in chosen]
+        while left and len(pools) < runs:
+            pools.append(sorted({self.groups[item]: item for item in reversed(left)}.values()))
+            left = [item for item in left if item not in pools[-1]]
         return pools
 
-    def _too_few_companies(self, rest: set[int]) -> list[int]:
-        """Of each group that has passed in too few runs the items, the one that passed least often first."""
-        total: dict[int, int] = {}
-        for item in rest:
-            total[self.groups[item]] = total.get(self.groups[item], 0) + self.passed[item]
-        few = [item for item in rest if total[self.groups[item]] < COMPANIES]
-        return sorted(few, key=lambda item: (-self.passed[item], -item))[::-1]
+    def _apart(self, rest: set[int], runs: int) -> list[list[int]]:
+        """Of each group that never passed without some other group the item that passed least often, in pools that take
+        as many such pairs apart as a greedy choice finds: what the other one had masked fails there."""
+        pools: list[list[int]] = []
+        least = {self.groups[item]: item for item in sorted(rest, key=lambda item: (-self.passed[item], -item))}
+        company = {group: found for group in least if (found := self.company[group])}
+        while company and len(pools) < runs:
+            chosen: set[int] = set()
+            for group in sorted(company, key=lambda group: (-len(company[group]), group)):
+                joined = sum(group in company[other] for other in chosen)
+                if len(company[group] - chosen) > joined:
+                    chosen.add(group)
+            pools.append(sorted(least[group] for group in chosen))
+            for group in chosen:
+                company[group] = company[group] & chosen
+            company = {group: left for group, left in company.items() if left}
+        return pools
 
     def _half(self, items: list[int]) -> list[int]:
         """A random half of some items, one at least."""
@@ -143,10 +154,13 @@ class Search:
 
     def took(self, pool: Collection[int], failed: bool) -> None:
         """A mixed run of a pool has ended."""
-        self.mixed.observe(pool, failed)
+        self._observe(pool, failed)
         if not failed:
             for item in pool:
                 self.passed[item] = self.passed.get(item, 0) + 1
+            groups = {self.groups[item] for item in pool} if self.grouped else set()
+            for group in groups:
+                self.company[group] = self.company.get(group, groups) & (groups - {group})
         if len(pool) == 1:
             (item,) = pool
             self.alone[item] += 1
@@ -156,8 +170,21 @@ class Search:
         """A run has ended in which every node had the other value of these items, of none: the usual values."""
         self.alike.observe(pool, failed)
         if not pool or not failed:
-            self.mixed.observe((), failed)
+            self._observe((), failed)
             self._baseline.append(failed)
+
+    def _observe(self, pool: Collection[int], failed: bool) -> None:
+        self.mixed.observe(pool, failed)
+        self._mixed_runs.append((list(pool), failed))
+
+    def forget(self, groups: Collection[int]) -> None:
+        """Take back every mixed run in which each of these groups had an item. What fails only together, or is masked
+        by others, is found in another way; the belief, which knows no such thing, would blame other items for it."""
+        apart = [run for run in self._mixed_runs if not set(groups) <= {self.groups[item] for item in run[0]}]
+        self.mixed, self._mixed_runs = Posterior(len(self.alone), self._prior, self._odds), []
+        self.chooser = Chooser(self.mixed, self._costs, self.groups if self.grouped else None)
+        for pool, failed in apart:
+            self._observe(pool, failed)
 
     def drop(self, items: Collection[int]) -> None:
         """These items are no longer of interest; what failed because of them stays explained by them."""
@@ -167,6 +194,17 @@ class Search:
         """Items to confirm: probably bad."""
         risks = self.risks()
         return {item for item in self.open if risks[item] >= SUSPECT}
+
+    def to_come(self) -> float:
+        """About how many runs the search still takes: one tells at most one bit of which groups are bad, and those that
+        are need their rounds, each with two controls."""
+        highest, risks = dict[int, float](), self.mixed.risks()
+        for item in self.open:
+            group = self.groups[item]
+            highest[group] = max(highest.get(group, 0.0), min(1.0, float(risks[item])))
+        open_questions = [risk for risk in highest.values() if 0 < risk < 1]
+        bits = -sum(risk * log2(risk) + (1 - risk) * log2(1 - risk) for risk in open_questions)
+        return bits + 3 * self.seeds * sum(highest.values())
 
     def residual(self) -> float:
         """Expected number of bad items among those that are neither decided nor suspect."""
@@ -192,7 +230,8 @@ class Search:
 
     def needs_controls(self, item: int) -> bool:
         """Whether an item whose run alone has failed lacks controls, or its other value may be bad by itself."""
-        return self.hits[item] < self.seeds or bool(self.alike.risks()[item] > 1 - SURE)
+        few = self.hits[item] < self.seeds or self.alone[item] >= DOUBTFUL
+        return few or bool(self.alike.risks()[item] > 1 - SURE)
 
     def judge(self, item: int, alike: float | None = None) -> bool:
         """Decide a suspect if its evidence suffices; then it is no longer open. `alike` is how likely its other value

@@ -1,7 +1,13 @@
 """The ledger: what a session has made and must undo, written down before it acts.
 
-One JSON object per line, `{"id": 3, "kind": "process", …}` for what is made and `{"done": 3}` once it is undone. An
-entry is durable when `add` returns. A torn last line was never acted upon, so it is ignored.
+One JSON object per line: `{"id": "7.31", "kind": "process", …}` for what is made, `{"id": "7.31", "phase": "healing"}`
+for how far a fault or an effect is, `{"done": "7.31"}` once it is undone. An entry is durable when `add` returns, and a
+phase that announces an act when `phase` does. A torn last line was never acted upon, so it is ignored.
+
+Kinds. *Objects* (process, cgroup, container, network, image, proxy …) are what the kernel or a server holds for us;
+`zebra.injection.reaping` knows how to remove each kind. An *effect* is what a capability added: it lives in objects of
+its session and is gone with them. A *fault* has a registered name, and where it acts outside of capabilities its state:
+healing it is its own business. Source: ../shared/design.md section 10.
 """
 
 from __future__ import annotations
@@ -9,9 +15,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+Phase = Literal["planned", "injecting", "injected", "healing", "healed", "gone"]
+"""How far a fault or an effect is; *healed* (it was undone) and *gone* (what it acted on has vanished) are the end."""
+
+ANNOUNCED = ("planned", "injecting", "healing")
+"""Phases in which something is about to happen: they are durable before it does."""
+
+OVER = ("healed", "gone")
 
 
 class Ledger:
@@ -30,13 +44,24 @@ class Ledger:
         """Write that entries are undone. Losing this does no harm, so it need not be durable."""
         os.write(self._file, b"".join(b"\n" + msgspec.json.encode({"done": each}) + b"\n" for each in ids))
 
+    def phase(self, entry: str, phase: Phase, **more: Any) -> None:
+        """Write how far a fault or an effect is, and what else is known of it by now."""
+        os.write(self._file, b"\n" + msgspec.json.encode({"id": entry, "phase": phase, **more}) + b"\n")
+        if phase in ANNOUNCED:
+            os.fdatasync(self._file)
+
     def close(self) -> None:
         os.close(self._file)
 
 
 def outstanding(path: Path) -> list[dict[str, Any]]:
     """The entries that nobody has undone, in the order in which they were made."""
-    entries: dict[str, dict[str, Any]] = {}
+    return [entry for entry in entries(path) if not entry["over"]]
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """All entries in the order in which they were made, each with its last phase and whether it is `over`."""
+    found: dict[str, dict[str, Any]] = {}
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -46,19 +71,94 @@ def outstanding(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             entry = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError:
-            continue  # torn
-        if "done" in entry:
-            entries.pop(entry["done"], None)
-        elif "id" in entry:
-            entries[entry["id"]] = entry
-    return list(entries.values())
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            continue  # torn, or no line of ours
+        name, kind, done = entry.get("id"), entry.get("kind", ""), entry.get("done")
+        if isinstance(done, str) and done in found:
+            found[done]["over"] = True
+        elif isinstance(name, str) and isinstance(kind, str) and (kind or name in found):
+            known = found.setdefault(name, {})
+            known.update(entry, over=entry.get("phase") in OVER)
+    return list(found.values())
+
+
+class _Process(msgspec.Struct):
+    pid: Annotated[int, msgspec.Meta(gt=1, le=1 << 22)]
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    what: str
+    id: str
+
+    def __post_init__(self) -> None:
+        if self.id != f"{self.pid}.{self.start}":
+            raise ValueError("it says two things")
+
+
+class _Session(msgspec.Struct):
+    pid: Annotated[int, msgspec.Meta(gt=0, le=1 << 22)]
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    boot: str
+
+
+class _Effect(msgspec.Struct):
+    capability: str
+    fault: str
+    phase: Phase
+
+
+class _Fault(msgspec.Struct):
+    name: str
+    phase: Phase
+
+
+FORMS: dict[str, type] = {"process": _Process, "session": _Session, "effect": _Effect, "fault": _Fault}
+"""What entries say at least, by kind; those that a kind has a reaper of its own for are its business."""
+
+
+def is_ours(entry: dict[str, Any]) -> bool:
+    """Whether an entry has the form in which we write its kind; any other is never acted upon."""
+    try:
+        msgspec.convert(entry, FORMS.get(entry["kind"], Any))
+    except (msgspec.ValidationError, RecursionError):
+        return False
+    return True
 
 
 def process_entry(pid: int, what: str) -> dict[str, Any]:
     """The entry of a process that leads its own group; its start time guards against a pid that is used again."""
     start = start_time(pid)
     return {"id": f"{pid}.{start}", "kind": "process", "what": what, "pid": pid, "start": start}
+
+
+def session_entry(pid: int) -> dict[str, Any]:
+    """The first entry of a ledger: whose it is."""
+    return {"id": "session", "kind": "session", "pid": pid, "start": start_time(pid), "boot": boot()}
+
+
+def boot() -> str:
+    """What tells this boot of the machine from any other: numbers of processes mean nothing across boots."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def owner() -> str:
+    """Whose a thing is that outlives its ledger, as its label says it: user, process, and what tells that one apart."""
+    pid = os.getpid()
+    return f"{os.geteuid()}/{pid}/{start_time(pid)}/{_numbering()}/{boot()}"
+
+
+def has_ended(owner: str) -> bool:
+    """Whether a label names a process of this user that is gone for certain: one whose number means something here."""
+    try:
+        user, pid, start, numbering, booted = owner.split("/")
+        if int(user) != os.geteuid():
+            return False
+        return booted != boot() or (numbering == _numbering() and start_time(int(pid)) != int(start) > 0)
+    except ValueError:
+        return False
+
+
+def _numbering() -> str:
+    """The namespace in which this process knows others by number."""
+    return str(os.stat("/proc/self/ns/pid").st_ino)
 
 
 def start_time(pid: int) -> int:

@@ -37,10 +37,27 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     how: Literal["restart", "reload"] = "restart"
 
 
+class Roll(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="roll"):
+    """From `at_s` on restart (or reload) nodes one after the other, giving them other values; none: a plain restart.
+
+    `nodes` are nodes or whole roles, in order. Each node waits until the one before is ready, and `every_s` more. A
+    roll goes on to its end, without further waiting, when the test has ended before.
+    """
+
+    nodes: tuple[str, ...]
+    values: dict[str, bool | int | float | str] = {}
+    at_s: float = 0.0
+    every_s: float = 0.0
+    how: Literal["restart", "reload"] = "restart"
+
+
+Step = Inject | Configure | Roll
+
+
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
     """Steps in any order; those of one time act in the order given."""
 
-    steps: tuple[Inject | Configure, ...] = ()
+    steps: tuple[Inject | Configure | Roll, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -95,21 +112,21 @@ def groups(on: object, what: str) -> Groups:
     return tuple(found)
 
 
-def _step(data: object, what: str) -> Inject | Configure:
+def _step(data: object, what: str) -> Step:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{what}: {data!r} is not a mapping such as {{fault: host.crash, on: peer-3, at: 2s}}")
     fields: dict[str, Any] = {str(key): value for key, value in data.items() if key != "type"}
-    for short in ("at", "for"):
+    for short in ("at", "for", "every"):
         if short in fields:
             fields[f"{short}_s"] = fields.pop(short)
-    for time in ("at_s", "for_s"):
+    for time in ("at_s", "for_s", "every_s"):
         if fields.get(time) is not None:
             fields[time] = float(seconds(fields[time], f"{what}: {time}"))
-    kind: Any = Inject if "fault" in fields else Configure
+    kind: Any = Inject if "fault" in fields else Roll if "nodes" in fields else Configure
     if "fault" in fields:
         fields["on"] = groups(fields.get("on", ()), what)
     try:
-        step: Inject | Configure = msgspec.convert({**fields}, kind, strict=True)
+        step: Step = msgspec.convert({**fields}, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{what}: {error}") from None
     unknown = set(fields) - set(step.__struct_fields__)

@@ -19,6 +19,9 @@ from zebra.topology import Place
 
 _FORM = re.compile(r"(?:([a-z]+)\()?([A-Za-z0-9_.*-]+)\)?", re.ASCII)
 _SHARES = ("one", "minority", "majority", "all")
+DRAWN = ("one", "minority", "majority")
+"""Functions that draw by lot."""
+
 _PLACES = ("host", "rack", "dc", "region")
 
 

@@ -1,24 +1,25 @@
 """The warden: one small process per session that ends what the session has left, however the session ends.
 
 It is forked before the session makes anything, leaves the session's process group, ignores INT, TERM and HUP, and
-waits on a pidfd of the session: the end of file of a pipe would be held open by stopped children. Then it ends what the
-ledger still holds: first the zygotes, after which nothing is added any more, then all other groups, and the files.
+waits on a pidfd of the session: the end of file of a pipe would be held open by stopped children. Then it undoes what
+the ledger still holds (`zebra.injection.reaping`), and removes the session's files. If it is killed too, `zebra clean`
+does the same from any later shell.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-from zebra.injection.ledger import Ledger, members, outstanding, start_time
-
-TRIES, EVERY_S = 200, 0.01
-"""How often the warden looks whether all is gone, and kills what is not."""
+from zebra.errors import Infrastructure
+from zebra.injection.ledger import Ledger, entries, session_entry
+from zebra.injection.reaping import NOT_OBJECTS, reap
 
 MEMORY_BYTES_MIN = 1 << 30
 
@@ -30,17 +31,25 @@ class Warden:
 
     def __init__(self) -> None:
         self.session = os.getpid()
-        self.directory = Path(tempfile.mkdtemp(prefix=f"zebra-{self.session}-", dir=_base()))
-        self.ledger = Ledger(self.directory / "ledger")
+        base = Path(_base() or tempfile.gettempdir())
+        self.directory = base / f"zebra-{self.session}-{secrets.token_hex(4)}"
         self.runs = 0
         pidfd = os.pidfd_open(self.session)
+        made, making = os.pipe()
         self.pid = os.fork()
         if not self.pid:
             try:
-                watch(pidfd, self.directory)
+                os.close(made)
+                watch(pidfd, making, self.directory)
             finally:
                 os._exit(0)
         os.close(pidfd)
+        os.close(making)
+        with open(made, "rb") as answer:
+            if answer.read() != b"+":
+                raise Infrastructure(f"{self.directory} could not be made: no room there, or no right to")
+        self.ledger = Ledger(self.directory / "ledger")
+        self.ledger.add([session_entry(self.session)])
 
     def run_directory(self) -> Path:
         """A new directory for one run."""
@@ -78,6 +87,14 @@ def warden() -> Warden:
     return _current
 
 
+def objects(after: int = 0) -> tuple[int, list[dict[str, Any]]]:
+    """How many objects this process has made, but for the first `after`, and the entries of those still there."""
+    if _current is None or _current.session != os.getpid():
+        return 0, []
+    made = [entry for entry in entries(_current.ledger.path) if entry["kind"] not in NOT_OBJECTS][after:]
+    return len(made), [entry for entry in made if not entry["over"]]
+
+
 def only_files(*keep: int) -> None:
     """Close every descriptor but these, and let the standard ones lead nowhere."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -92,40 +109,22 @@ def only_files(*keep: int) -> None:
     os.closerange(first, max(first + 1, os.sysconf("SC_OPEN_MAX")))
 
 
-def watch(pidfd: int, directory: Path) -> None:
-    """The warden's life."""
+def watch(pidfd: int, making: int, directory: Path) -> None:
+    """The warden's life. It makes the session's directory itself: a session that dies at once leaves none."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    only_files(pidfd)
+    only_files(pidfd, making)
     os.chdir("/")
+    directory.mkdir(0o700)
+    try:
+        os.write(making, b"+")
+    except BrokenPipeError:
+        pass
+    os.close(making)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     while not poll.poll():
         pass
-    if reap(directory / "ledger"):
+    if not reap(directory / "ledger"):
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def reap(ledger: Path) -> bool:
-    """End everything that a ledger holds; whether nothing is left."""
-    for _ in range(TRIES):
-        entries = [entry for entry in outstanding(ledger) if entry.get("kind") == "process"]
-        groups = {int(entry["pid"]): int(entry["start"]) for entry in entries}
-        left = members(groups)
-        if not left:
-            return True
-        zygotes = [int(entry["pid"]) for entry in entries if entry["what"] == "zygote" and int(entry["pid"]) in left]
-        for group in zygotes or left:
-            kill_group(group, groups[group])
-        time.sleep(EVERY_S if not zygotes else EVERY_S / 5)
-    return False
-
-
-def kill_group(leader: int, start: int) -> None:
-    """Kill a process group that we marked; one that is gone, or is somebody else's by now, is left alone."""
-    if start_time(leader) in (0, start):
-        try:
-            os.killpg(leader, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass

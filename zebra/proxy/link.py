@@ -21,15 +21,17 @@ class Chunk:
     """Something that passes a link: data, or what happens to the connection. `at_s` is when it was received.
 
     `open` asks for a connection, `accept` and `refuse` answer; `end` is a half-close, `break` a reset by the sender.
-    `then` is what happens to the connection once this chunk was let go.
+    `then` is what happens to the connection once this chunk was let go. `cut` is the toxic that made it
+    a piece of something longer.
     """
 
-    __slots__ = ("at_s", "data", "delays", "kind", "then")
+    __slots__ = ("at_s", "cut", "data", "delays", "kind", "then")
 
     def __init__(self, kind: Kind, data: bytes, at_s: float) -> None:
         self.kind, self.data, self.at_s = kind, data, at_s
         self.delays: dict[Toxic, float] = {}
         self.then: Then = ""
+        self.cut: Toxic | None = None
 
     @property
     def over(self) -> Over:
@@ -96,9 +98,12 @@ class Link(Way):
         self.received += len(data)
         now, at = self.loop.time(), 0
         while True:
-            sizes = [size for toxic in self.toxics if (size := toxic.piece_bytes(self.random))]
-            step = min(sizes, default=len(data))
+            step, cut = len(data), None
+            for toxic in self.toxics:
+                if (size := toxic.piece_bytes(self.random)) and size < step:
+                    step, cut = size, toxic
             chunk = Chunk(kind, data[at : at + step] if step < len(data) else data, now)
+            chunk.cut = cut
             self._judge(chunk)
             self._queue.append(chunk)
             self._bytes += len(chunk.data)

@@ -30,6 +30,7 @@ class Port(asyncio.DatagramProtocol):
             return
         way, now, delays = proxy.way(source, self.node), proxy.loop.time(), [0.0]
         for toxic in toxics:
+            data = toxic.alter(data, way)
             delays = toxic.copies(delays, len(data), way, now)
         for delay in delays:
             if delay >= HOLD:

@@ -3,7 +3,8 @@
 It knows nodes by name only. `name_of` says whose address a peer has, `source_address` gives the one from which a
 connection on behalf of a node is made, `toxics_of` the toxics of an ordered pair; after these changed, call `refresh`.
 All decisions about a connection come from a seed, the pair, and the number of the connection between the two; those
-about datagrams from the seed and the pair. `decided` is told of each that was left to chance and bit.
+about datagrams from the seed and the pair. `decided` is told of each that was left to chance and bit. Connections go by
+`route`, where there is one, instead of straight to the target.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import errno
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -28,6 +29,9 @@ Passed = tuple[int, int, int, int]
 """Bytes received from clients, sent upstream, received from upstream, sent to clients."""
 
 ToxicsOf = Callable[[str, str], tuple[Toxic, ...]]
+
+Route = Callable[[str, str, Address], Awaitable[Address]]
+"""From a source, a target and its address to the address by which the one is to reach the other; raises OSError."""
 
 GREETING = b"\0"
 """What a greeting listener says once the connection goes through: an accepted one may else mean nothing."""
@@ -148,10 +152,20 @@ class Connection:
 
     def _connect(self) -> None:
         host, port = self._listener.upstream
-        if is_address(host):
+        if self._proxy.route is not None:
+            self._proxy.spawn(self._by_way(self._proxy.route))
+        elif is_address(host):
             self._connect_to(host, port)
         else:
             self._proxy.spawn(self._resolve(host, port))
+
+    async def _by_way(self, route: Route) -> None:
+        try:
+            host, port = await route(self.source, self.target, self._listener.upstream)
+        except OSError:
+            self._refused(errno.EHOSTUNREACH)
+            return
+        self._connect_to(host, port)
 
     async def _resolve(self, host: str, port: int) -> None:
         try:
@@ -277,6 +291,7 @@ class Proxy:
                  decided: Decided = lambda *_: None) -> None:  # fmt: skip
         self.loop, self.seed, self.decided = loop, seed, decided
         self.toxics_of, self.name_of, self.source_address = toxics_of, name_of, source_address
+        self.route: Route | None = None
         self.connections: dict[Connection, None] = {}
         self.ends: set[End] = set()
         self.pipes: list[Pipe] = []

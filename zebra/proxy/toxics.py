@@ -8,7 +8,6 @@ delay away at once. Whatever acted counts as a hit on `counter`.
 from __future__ import annotations
 
 import math
-from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -97,6 +96,10 @@ class Toxic:
         """The delays with which a datagram arrives: none when it is lost, several when it is doubled."""
         return delays
 
+    def alter(self, data: bytes, way: Way) -> bytes:
+        """What becomes of a datagram's content."""
+        return data
+
     def piece_bytes(self, random: Random) -> int:
         """The longest piece that data is handed on in, 0 for any."""
         return 0
@@ -111,27 +114,45 @@ class Toxic:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Drop(Toxic):
-    """A cable that is cut: nothing passes, streams go on where they were once it is mended."""
+    """A cable that is cut: nothing passes, streams go on where they were once it is mended.
+
+    With `new_only` only what opens a connection is held up.
+    """
+
+    new_only: bool = False
 
     def judge(self, chunk: Chunk, link: Link) -> float:
+        if self.new_only and chunk.kind != "open":
+            return 0.0
         self.counter.hits += 1
         return HOLD
 
     def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        if self.new_only:
+            return delays
         self.counter.hits += 1
         return []
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Reject(Toxic):
-    """A firewall that answers with a reset: new connections are refused, old ones broken at their next data."""
+    """A firewall that answers with a reset: new connections are refused, old ones broken at their next data.
+
+    With `new_only` those are left alone.
+    """
+
+    new_only: bool = False
 
     def judge(self, chunk: Chunk, link: Link) -> float:
+        if self.new_only and chunk.kind != "open":
+            return 0.0
         self.counter.hits += 1
         chunk.data, chunk.then = b"", "refuse" if chunk.kind in ("open", "accept") else "reset"
         return 0.0
 
     def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
+        if self.new_only:
+            return delays
         self.counter.hits += 1
         return []
 
@@ -268,87 +289,29 @@ class Reset(Toxic):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Slicer(Toxic):
-    """Hand data on in pieces of about `size` bytes, up to `variation` more or less, `delay_s` apart; 0 is whole."""
+class Corrupt(Toxic):
+    """Turn over one bit in a share of the datagrams, and of what a stream carries at a time."""
 
-    size: int
-    variation: int = 0
-    delay_s: float = 0.0
+    probability: float
 
     def judge(self, chunk: Chunk, link: Link) -> float:
-        if not chunk.data:
-            return 0.0
-        self.counter.hits += 1
-        free_s = max(link.state.get(self, 0.0), chunk.at_s) + self.delay_s
-        link.state[self] = free_s
-        return float(free_s - chunk.at_s)
-
-    def piece_bytes(self, random: Random) -> int:
-        if self.size <= 0:
-            return 0
-        return max(1, self.size + (random.randint(-self.variation, self.variation) if self.variation > 0 else 0))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Limit(Toxic):
-    """Close the connection once so many bytes have passed; 0 closes it at the first."""
-
-    size: int
-
-    def judge(self, chunk: Chunk, link: Link) -> float:
-        passed: int = link.state.get(self, 0)
-        if chunk.data and passed + len(chunk.data) >= self.size:
-            self.counter.hits += 1
-            chunk.data, chunk.then = chunk.data[: max(0, self.size - passed)], "close"
-        link.state[self] = passed + len(chunk.data)
+        chunk.data = self._changed(chunk.data, link, "stream")
         return 0.0
 
+    def alter(self, data: bytes, way: Way) -> bytes:
+        return self._changed(data, way, "datagram")
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Timeout(Toxic):
-    """Lose all data, and close the connection `after_s` after the toxic came on; 0 leaves it open until it goes."""
-
-    after_s: float = 0.0
-
-    def begin(self, link: Link) -> None:
-        self._stop(link)
-        if self.after_s > 0:
-            link.state[self] = link.loop.call_later(self.after_s, self._close, link)
-
-    def cease(self, link: Link) -> None:
-        self._stop(link)
-        self._close(link)
-
-    def _stop(self, link: Link) -> None:
-        timer: TimerHandle | None = link.state.pop(self, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _close(self, link: Link) -> None:
-        """A stream that lost some of its data cannot go on."""
+    def _changed(self, data: bytes, way: Way, over: Over) -> bytes:
+        if not data or way.random.random() >= self.probability:
+            return data
         self.counter.hits += 1
-        link.end("close")
-
-    def judge(self, chunk: Chunk, link: Link) -> float:
-        if chunk.data:
-            self.counter.hits += 1
-            chunk.data = b""
-        return 0.0
-
-    def copies(self, delays: list[float], size: int, way: Way, now: float) -> list[float]:
-        self.counter.hits += 1
-        return []
+        way.decided(self, "corrupt", over, len(data))
+        return flip_bit(data, way.random)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class SlowClose(Toxic):
-    """Delay the end of the stream."""
-
-    again: ClassVar[bool] = True
-    delay_s: float
-
-    def judge(self, chunk: Chunk, link: Link) -> float:
-        if chunk.kind != "end":
-            return 0.0
-        self.counter.hits += 1
-        return self.delay_s
+def flip_bit(data: bytes, random: Random) -> bytes:
+    """The same with one bit wrong; nothing has none."""
+    if not data:
+        return data
+    at = random.randrange(8 * len(data))
+    return data[: at >> 3] + bytes([data[at >> 3] ^ 1 << (at & 7)]) + data[(at >> 3) + 1 :]

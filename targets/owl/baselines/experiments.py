@@ -14,7 +14,9 @@ from typing import Any
 
 from zebra.cluster import Cluster
 from zebra.events import History
-from zebra.run import Outcome, RunSpec, run
+from zebra.outcome import Outcome
+from zebra.run import run
+from zebra.spec import RunSpec
 from zebra.target import Target
 from zebra.targets.owl import TARGET
 from zebra.targets.owl.baselines import BITTORRENT, HIERARCHICAL_CACHE, STATIC_TREE

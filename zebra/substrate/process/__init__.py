@@ -14,24 +14,44 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from zebra.errors import ConfigError, Hang
 from zebra.injection.warden import warden
 from zebra.substrate import Plan, Running
-from zebra.substrate.process.addresses import NODES_MAX, Block
+from zebra.substrate.process.addresses import NODES_MAX, Addressing, Block
 from zebra.substrate.process.board import Board
 from zebra.substrate.process.life import Ground, write_run
+from zebra.substrate.process.network import Network
 from zebra.substrate.process.running import ProcessRunning
+from zebra.substrate.process.toxiproxy import TOXIPROXY
 
 T = TypeVar("T")
+
+MACHINERY = (os.path.dirname(asyncio.__file__), os.path.dirname(os.path.dirname(__file__)))
+"""Where the code lies of tasks that are nobody's test."""
 
 
 class ProcessSubstrate:
     """`zebra.Substrate` on processes of this machine."""
 
     name = "process"
-    capabilities = ("processes", "links", "clocks", "disks")
+    capabilities = ("processes", "links", "clocks", "disks", "resources", "application", "names")
+
+    nodes_max = NODES_MAX
+    toxiproxied = True
+    """Whether links may be those of a Toxiproxy server."""
+
+    running: type[ProcessRunning] = ProcessRunning
+
+    def joined(self, plan: Plan) -> tuple[Addressing, Network | None]:
+        """The addresses of a run's nodes, and what joins them if it is not the proxy."""
+        return Block(), None
+
+    def board(self, nodes: int, directory: Path) -> Board:
+        """What the session and the nodes of a run share, which has its files in a directory."""
+        return Board(nodes)
 
     def unavailable(self) -> str:
         if not sys.platform.startswith("linux"):
@@ -46,14 +66,18 @@ class ProcessSubstrate:
 
     def run(self, plan: Plan, main: Callable[[Running], Coroutine[Any, Any, T]]) -> T:
         """Run `main` over the nodes. They are dead, and their files deleted, when this returns."""
-        if len(plan.places) > NODES_MAX:
-            raise ConfigError(f"substrate process: {len(plan.places)} nodes, at most {NODES_MAX} fit")
+        if len(plan.places) > self.nodes_max:
+            raise ConfigError(f"substrate {self.name}: {len(plan.places)} nodes, at most {self.nodes_max} fit")
         _many_files()
         mine = warden()
         nodes = {place.node: number for number, place in enumerate(plan.places, 1)}
-        ground = Ground(plan=plan, directory=mine.run_directory(), block=Block(), board=Board(len(nodes)), nodes=nodes)
+        block, network = self.joined(plan)
+        directory = mine.run_directory()
+        board = self.board(len(nodes), directory)
+        ground = Ground(plan=plan, directory=directory, block=block, board=board, nodes=nodes, network=network,
+                        toxiproxy=os.environ.get(TOXIPROXY, "") if self.toxiproxied else "")  # fmt: skip
         try:
-            running = ProcessRunning(ground, mine.ledger)
+            running = self.running(ground, mine.ledger)
             write_run(ground, lambda: next(iter(running.log.history)).fields)
             try:
                 with asyncio.Runner() as runner:
@@ -88,7 +112,7 @@ def _who_waits(running: ProcessRunning) -> str:
         inner: Any = task.get_coro()
         while (frame := getattr(inner, "cr_frame", None)) is not None:
             code = frame.f_code
-            if os.path.dirname(code.co_filename) not in (os.path.dirname(asyncio.__file__), os.path.dirname(__file__)):
+            if not code.co_filename.startswith(MACHINERY):
                 waits = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
             inner = getattr(inner, "cr_await", None)
         if waits:

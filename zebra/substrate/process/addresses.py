@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import tempfile
-from pathlib import Path
+import socket
+from typing import Protocol
 
 from zebra.errors import ConfigError
 
 NODES_MAX = 64 * 256 - 1
 
 
+class Addressing(Protocol):
+    """Of each node, by number from 1: where others reach it, and where it really listens.
+
+    `proxied` says that these two differ, as the proxy stands between them. `source` is from where a node connects,
+    `holds` says whether an address is any of the run's.
+    """
+
+    proxied: bool
+
+    def public(self, node: int) -> str: ...
+    def hidden(self, node: int) -> str: ...
+    def source(self, node: int) -> str: ...
+    def pair(self, number: int) -> str: ...
+    def node_of(self, address: str) -> int: ...
+    def is_public(self, address: str) -> bool: ...
+    def holds(self, address: str) -> bool: ...
+    def release(self) -> None: ...
+
+
 class Block:
-    """A locked block. Of each node, by number from 1: where others reach it, and where it really listens.
+    """`Addressing` in a locked block.
 
     127.K.0.0/18 holds the `public` addresses, 127.K.64.0/18 the `hidden` ones, 127.K.128.0/17 one per ordered `pair`
     of nodes for programs that are no part of zebra.
     """
 
+    proxied = True
+
     def __init__(self) -> None:
-        directory = Path(tempfile.gettempdir()) / "zebra-addresses"
-        if not directory.exists():
-            directory.mkdir(exist_ok=True)
-            directory.chmod(0o1777)
         for offset in range(253):
             number = 2 + (os.getpid() + offset) % 253
+            self._lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
-                self._file = os.open(directory / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except PermissionError:  # another user's, who may be using it
-                continue
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock.bind(f"\0zebra-addresses-{number}")  # such a name is as wide as the addresses themselves
             except OSError:
-                os.close(self._file)
+                self._lock.close()
                 continue
             self.prefix = f"127.{number}."
             return
@@ -44,6 +57,8 @@ class Block:
 
     def hidden(self, node: int) -> str:
         return f"{self.prefix}{64 + (node >> 8)}.{node & 255}"
+
+    source = public
 
     def pair(self, number: int) -> str:
         return f"{self.prefix}{128 + (number >> 8)}.{number & 255}"
@@ -58,5 +73,8 @@ class Block:
     def is_public(self, address: str) -> bool:
         return address.startswith(self.prefix) and int(address[len(self.prefix) :].split(".")[0]) < 64
 
+    def holds(self, address: str) -> bool:
+        return address.startswith(self.prefix)
+
     def release(self) -> None:
-        os.close(self._file)
+        self._lock.close()

@@ -1,15 +1,24 @@
-"""What faults can do to real processes on one machine: links, clocks, disks (and processes, by `NodeProcesses`)."""
+"""What faults can do to real processes on one machine: links, names, clocks, disks, application.
+
+`NodeProcesses` takes nodes down, `resources` limits what they may have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from zebra.proxy.toxics import Bandwidth, Drop, Duplicate, Latency, Loss, Reject, Reorder, Reset, Toxic
+from zebra.errors import ConfigError
+from zebra.proxy.connections import Ceiling, Hold, Limit, Slicer, SlowClose
+from zebra.proxy.link import Link
+from zebra.proxy.toxics import Bandwidth, Corrupt, Drop, Duplicate, Latency, Loss, Reject, Reorder, Reset, Toxic
 from zebra.substrate import Effect, Pairs
-from zebra.substrate.capability import Capability
+from zebra.substrate.capability import Capability, NodeApplication
+from zebra.substrate.process.board import Board
 
 if TYPE_CHECKING:
+    from zebra.substrate.process.faketime import ProgramClocks
     from zebra.substrate.process.running import ProcessRunning
 
 
@@ -21,24 +30,31 @@ class ProcessLinks(Capability["ProcessRunning"]):
     def __init__(self, running: ProcessRunning) -> None:
         super().__init__(running)
         self._made: dict[int, tuple[Pairs, tuple[Toxic, ...]]] = {}
-        self._buckets: dict[tuple[int, Any], Bandwidth] = {}
+        self._shared: dict[tuple[int, Any], Toxic] = {}
         self._known: dict[tuple[str, str], tuple[Toxic, ...]] = {}
         self._dark: set[str] = set()
         self._night = (Drop(),)
 
-    async def add(self, pairs: Pairs, *, drop: bool = False, reject: bool = False, latency_s: float = 0.0,
-                  jitter_s: float = 0.0, loss: float = 0.0, duplicate: float = 0.0, after_s: float = 0.0,
-                  reorder: float = 0.0, reset: float = 0.0, rate: float = 0.0,
-                  on: frozenset[str] = frozenset()) -> Effect:  # fmt: skip
-        effect = self._effect(rate=rate, on=on)
+    async def add(self, pairs: Pairs, *, drop: bool = False, reject: bool = False, new_only: bool = False,
+                  latency_s: float = 0.0, jitter_s: float = 0.0, loss: float = 0.0, duplicate: float = 0.0,
+                  after_s: float = 0.0, reorder: float = 0.0, reset: float = 0.0, corrupt: float = 0.0,
+                  hold: bool = False, timeout_s: float = 0.0, close_s: float = 0.0, slice_bytes: int = 0,
+                  slice_s: float = 0.0, limit_bytes: int | None = None, connections: int | None = None,
+                  rate: float = 0.0, on: frozenset[str] = frozenset()) -> Effect:  # fmt: skip
+        effect = self._effect(rate=rate, connections=connections, on=on)
         wanted: list[tuple[Any, Toxic]] = [
-            (reject, Reject(counter=effect)),
-            (drop, Drop(counter=effect)),
+            (reject, Reject(counter=effect, new_only=new_only)),
+            (drop, Drop(counter=effect, new_only=new_only)),
             (latency_s or jitter_s, Latency(counter=effect, latency_s=latency_s, jitter_s=jitter_s)),
             (loss, Loss(counter=effect, probability=loss)),
             (duplicate, Duplicate(counter=effect, probability=duplicate, after_s=after_s)),
             (reorder, Reorder(counter=effect, probability=reorder)),
             (reset, Reset(counter=effect, probability=reset)),
+            (hold, Hold(counter=effect, timeout_s=timeout_s)),
+            (corrupt, Corrupt(counter=effect, probability=corrupt)),
+            (limit_bytes is not None, Limit(counter=effect, size=limit_bytes or 0)),
+            (slice_bytes, Slicer(counter=effect, size=slice_bytes, delay_s=slice_s)),
+            (close_s, SlowClose(counter=effect, delay_s=close_s)),
         ]
         self._made[effect.id] = (pairs, tuple(toxic for on_, toxic in wanted if on_))
         self._changed()
@@ -74,86 +90,157 @@ class ProcessLinks(Capability["ProcessRunning"]):
             )
         return found
 
-    def _limits(self, effect: Effect, pair: tuple[str, str]) -> list[Bandwidth]:
-        """The rate limits of an effect on a pair: one for each of its nodes and direction."""
-        rate, on = effect.arguments["rate"], effect.arguments["on"]
-        if not rate:
-            return []
-        keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [
-            (str(pair), "pair")
-        ]
-        return [self._buckets.setdefault((effect.id, key), Bandwidth(counter=effect, rate=rate)) for key in keys]
+    def _limits(self, effect: Effect, pair: tuple[str, str]) -> list[Toxic]:
+        """The limits of an effect on a pair: of rates one for each of its nodes and direction, of connections one."""
+        rate, on, limit = (effect.arguments[name] for name in ("rate", "on", "connections"))
+        keys: list[Any] = []
+        if rate:
+            keys = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on]
+            keys = keys or [(str(pair), "pair")]
+        if limit is not None and pair[1] in on:
+            keys.append((pair[1], "open"))
+        return [self._shared.setdefault((effect.id, key), self._limit(effect, key)) for key in keys]
+
+    def _limit(self, effect: Effect, key: tuple[str, str]) -> Toxic:
+        node, way = key
+        if way != "open":
+            return Bandwidth(counter=effect, rate=effect.arguments["rate"])
+        pairs, _ = self._made[effect.id]
+
+        def there() -> list[Link]:
+            connections = self._running.proxy.connections
+            return [each.forward for each in connections if each.target == node and (each.source, node) in pairs]
+
+        return Ceiling(counter=effect, limit=effect.arguments["connections"], there=there)
 
     def _changed(self) -> None:
         self._known.clear()
         self._running.proxy.refresh()
 
 
-class ProcessClocks(Capability["ProcessRunning"]):
-    """`zebra.substrate.Clocks`: an offset counts as hit when the node looked at its wall clock meanwhile."""
+class _Inside(Capability["ProcessRunning"]):
+    """Effects that act inside the nodes' processes, which see them on the board and count there."""
+
+    unreached = ""
+    """Why no such effect reaches a server that a role starts."""
+
+    def _impose(self, nodes: Iterable[str], **arguments: Any) -> Effect:
+        nodes = tuple(nodes)
+        self._check([node for node in nodes if self._running.programs.holds(node)])
+        effect = self._effect(nodes=nodes, **arguments)
+        for node in nodes:
+            self._of(node).impose(node, effect)
+        return effect
+
+    async def remove(self, effect: Effect) -> None:
+        if self.effects.pop(effect.id, None):
+            for node in effect.arguments["nodes"]:
+                self._of(node).lift(node, effect)
+
+    def _check(self, outside: list[str]) -> None:
+        """Raises ConfigError when an effect on nodes that start servers would not reach these."""
+        if outside:
+            raise ConfigError(f"{outside[0]} is a server that is not ours: {self.unreached}")
+
+    def _of(self, node: str) -> Inside | ProgramClocks:
+        """What carries an effect to a node."""
+        return self._running.inside
+
+
+class ProcessNames(_Inside):
+    """`zebra.substrate.Names` by the loops of nodes. A server that is not ours was told addresses when it started."""
+
+    name = "names"
+    unreached = "it was told addresses when it started, and looks no names up by zebra"
+
+    async def add(self, pairs: Pairs, *, fail: bool = False, stale: bool = False) -> Effect:
+        asking = sorted({node for sources, _ in pairs.products for node in sources})
+        ours = [node for node in asking if node.rpartition("-")[0] not in self._running.plan.external]
+        products = [[sorted(sources), sorted(targets)] for sources, targets in pairs.products]
+        return self._impose(ours or asking, products=products, fail=fail, stale=stale)
+
+
+class ProcessClocks(_Inside):
+    """`zebra.substrate.Clocks`: the clock of a Python node, or what the programs of an external node are told."""
 
     name = "clocks"
 
-    async def add(self, nodes: Iterable[str], *, offset_s: float) -> Effect:
-        effect = self._effect(nodes=tuple(nodes), offset_s=offset_s)
-        effect.arguments["reads"] = self._reads(effect)
-        self._shift(effect, offset_s)
-        return effect
+    async def add(self, nodes: Iterable[str], *, offset_s: float = 0.0, every_s: float = 0.0, drift: float = 0.0,
+                  freeze: bool = False) -> Effect:  # fmt: skip
+        return self._impose(nodes, offset_s=offset_s, every_s=every_s, drift=drift, freeze=freeze,
+                            since_s=time.monotonic(), wall_s=time.time())  # fmt: skip
 
-    async def remove(self, effect: Effect) -> None:
-        if self.effects.pop(effect.id, None):
-            effect.hits = self._reads(effect) - effect.arguments["reads"]
-            self._shift(effect, -effect.arguments["offset_s"])
+    def _check(self, outside: list[str]) -> None:
+        self._running.programs.check(outside)
 
-    def _shift(self, effect: Effect, by_s: float) -> None:
-        board, nodes = self._running.ground.board, self._running.ground.nodes
-        for node in effect.arguments["nodes"]:
-            board.set_offset(nodes[node], board.offset_s(nodes[node]) + by_s)
-
-    def _reads(self, effect: Effect) -> int:
-        ground = self._running.ground
-        return sum(ground.board.reads(ground.nodes[node]) for node in effect.arguments["nodes"])
+    def _of(self, node: str) -> Inside | ProgramClocks:
+        programs = self._running.programs
+        return programs if programs.holds(node) else self._running.inside
 
 
-class ProcessDisks(Capability["ProcessRunning"]):
+class ProcessDisks(_Inside):
     """`zebra.substrate.Disks` on the nodes' directories."""
 
     name = "disks"
+    unreached = "it writes its files itself, and disk faults change what `node.disk` does"
 
     async def add(self, nodes: Iterable[str], *, lose_unsynced: bool = False, torn: float = 0.0, rate: float = 0.0,
-                  capacity_bytes: int | None = None) -> Effect:  # fmt: skip
-        arguments: dict[str, Any] = {"nodes": tuple(nodes)}
-        if lose_unsynced:
-            arguments |= {"lose_unsynced": True, "torn": torn}
-        if rate:
-            arguments["rate"] = rate
-        if capacity_bytes is not None:
-            arguments["capacity_bytes"] = capacity_bytes
-        effect = self._effect(**arguments)
-        effect.arguments["met"] = self._met(effect)
-        self._limit(effect)
-        return effect
-
-    async def remove(self, effect: Effect) -> None:
-        if self.effects.pop(effect.id, None):
-            effect.hits += self._met(effect) - effect.arguments["met"]
-            self._limit(effect)
+                  capacity_bytes: int | None = None, read_error: float = 0.0, write_error: float = 0.0,
+                  flip: float = 0.0, read_only: bool = False) -> Effect:  # fmt: skip
+        return self._impose(nodes, lose_unsynced=lose_unsynced, torn=torn, rate=rate, capacity_bytes=capacity_bytes,
+                            read_error=read_error, write_error=write_error, flip=flip,
+                            read_only=read_only)  # fmt: skip
 
     def loses(self, node: str) -> list[Effect]:
         """The effects under which a crash of the node loses what was not synced."""
-        return [e for e in self.effects.values() if "lose_unsynced" in e.arguments and node in e.arguments["nodes"]]
+        return [e for e in self.effects.values() if e.arguments["lose_unsynced"] and node in e.arguments["nodes"]]
 
-    def _limit(self, effect: Effect) -> None:
-        """Put the tightest limits on the board."""
-        ground = self._running.ground
+
+class ProcessApplication(NodeApplication["ProcessRunning"]):
+    """`zebra.substrate.Application` of Python nodes."""
+
+    def _impose(self, node: str, effect: Effect) -> None:
+        self._running.inside.impose(node, effect)
+
+    def _lift(self, node: str, effect: Effect) -> None:
+        self._running.inside.lift(node, effect)
+
+    def _count(self, effect: Effect) -> None:
+        self._running.inside.count(effect)
+
+
+class Inside:
+    """What of the effects acts inside each node, and what the nodes have counted."""
+
+    def __init__(self, board: Board, numbers: Mapping[str, int]) -> None:
+        self._board, self._numbers = board, numbers
+        self._effects: dict[str, list[Effect]] = {}
+        self._known: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def impose(self, node: str, effect: Effect) -> None:
+        """Let an effect act in a node; raises ConfigError when there are too many."""
+        effects = [*self._effects.get(node, []), effect]
+        self._board.impose(self._numbers[node], effects)
+        self._effects[node] = effects
+
+    def lift(self, node: str, effect: Effect) -> None:
+        """Let it act no more, and count what it did; one that does not act is left alone."""
+        effects = self._effects.get(node, [])
+        if effect in effects:
+            self._count(node, effect)
+            del self._known[node, effect.id]
+            effects.remove(effect)
+            self._board.impose(self._numbers[node], effects)
+
+    def count(self, effect: Effect) -> None:
+        """Bring the counters of an effect up to date."""
         for node in effect.arguments["nodes"]:
-            on = [e.arguments for e in self.effects.values() if node in e.arguments["nodes"]]
-            rates = [arguments["rate"] for arguments in on if "rate" in arguments]
-            capacities = [arguments["capacity_bytes"] for arguments in on if "capacity_bytes" in arguments]
-            ground.board.limit_disk(ground.nodes[node], min(rates, default=0.0), min(capacities, default=None))
+            if effect in self._effects.get(node, []):
+                self._count(node, effect)
 
-    def _met(self, effect: Effect) -> int:
-        ground, what = self._running.ground, [name for name in ("rate", "capacity_bytes") if name in effect.arguments]
-        return sum(
-            ground.board.disk_hits(ground.nodes[node], name) for node in effect.arguments["nodes"] for name in what
-        )
+    def _count(self, node: str, effect: Effect) -> None:
+        hits, seen = self._board.counted(self._numbers[node], effect.id)
+        hits_before, seen_before = self._known.get((node, effect.id), (0, 0))
+        self._known[node, effect.id] = hits, seen
+        effect.hits += hits - hits_before
+        effect.seen += seen - seen_before

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from math import inf
 from pathlib import Path
 from random import Random
 from urllib.parse import quote, unquote
 
 from zebra.blob import Blob
-from zebra.substrate.process.board import Board
+from zebra.substrate.inside import DiskEffects
+from zebra.substrate.process.board import Imposed
 
 
 class Files:
@@ -97,66 +99,65 @@ class Files:
 
 
 class ProcessDisk:
-    """`zebra.node.Disk` on real files, under the limits on the board."""
+    """`zebra.node.Disk` on real files, under the effects on the board."""
 
-    def __init__(self, directory: Path, board: Board, node: int) -> None:
-        self._all, self._board, self._node = Files(directory), board, node
+    def __init__(self, directory: Path, imposed: Imposed, seed: int) -> None:
+        self._all = Files(directory)
+        self._random = Random(f"{seed}/{directory.parent.name}/disk")
+        self._effects = DiskEffects(imposed.disks, lambda: self._random)
         self._free_s = 0.0
 
     async def write(self, name: str, data: Blob | bytes) -> None:
-        """Replace a file's content. Raises OSError(ENOSPC) when the disk is full."""
+        """Replace a file's content. Raises OSError: ENOSPC when the disk is full, EROFS, EIO."""
         content = bytes(data)
         await self._spend(len(content))
-        self._check_room(name, len(content))
+        self._check(name, len(content))
         self._all.write(name, content)
 
     async def append(self, name: str, data: Blob | bytes) -> None:
-        """Add to the end of a file, made if it is not there. Raises OSError(ENOSPC)."""
+        """Add to the end of a file, made if it is not there. Raises OSError as `write` does."""
         content = bytes(data)
         await self._spend(len(content))
         path = self._all.path(name)
-        self._check_room(name, len(content) + (path.stat().st_size if path.exists() else 0))
+        self._check(name, len(content) + (path.stat().st_size if path.exists() else 0))
         self._all.append(name, content)
 
     async def read(self, name: str) -> Blob:
-        """A file's content. Raises FileNotFoundError."""
+        """A file's content. Raises FileNotFoundError, or OSError(EIO)."""
         try:
             content = self._all.path(name).read_bytes()
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "no such file", name) from None
         await self._spend(len(content))
-        return Blob.of(content)
+        self._effects.check("read_error", name)
+        return self._effects.read(Blob.of(content))
 
     async def sync(self, name: str) -> None:
-        """Make a file's content survive the loss of the cache. Raises FileNotFoundError."""
-        try:
-            self._all.sync(name)
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, "no such file", name) from None
+        """Make a file's content survive the loss of the cache. Raises FileNotFoundError, or OSError(EIO)."""
+        if not self._all.path(name).exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file", name)
+        self._effects.check("write_error", name)
+        self._all.sync(name)
         await self._spend(0)
 
     async def remove(self, name: str) -> None:
-        """Delete a file, for good at once; one that is not there is no error."""
+        """Delete a file, for good at once; one that is not there is no error. Raises OSError: EROFS, EIO."""
         await self._spend(0)
+        self._effects.check_change(name)
         self._all.remove(name)
 
     def names(self) -> list[str]:
         """The files there are, sorted."""
         return self._all.names()
 
-    def _check_room(self, name: str, size: int) -> None:
-        capacity = self._board.disk(self._node)[1]
-        if capacity is None:
-            return
-        self._board.count_disk(self._node, "capacity_bytes")
-        if self._all.used_bytes(but=name) + size > capacity:
-            raise OSError(errno.ENOSPC, "no space left on device", name)
+    def _check(self, name: str, size: int) -> None:
+        self._effects.check_change(name)
+        self._effects.check_room(name, lambda: self._all.used_bytes(but=name) + size)
 
     async def _spend(self, size: int) -> None:
         """Take the time that a slow disk needs."""
-        rate = self._board.disk(self._node)[0]
-        if rate:
-            self._board.count_disk(self._node, "rate")
+        rate = self._effects.rate(inf)
+        if rate < inf:
             now = asyncio.get_running_loop().time()
             self._free_s = max(self._free_s, now) + size / rate
             await asyncio.sleep(self._free_s - now)

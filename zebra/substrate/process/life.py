@@ -28,29 +28,36 @@ from zebra.errors import TargetError
 from zebra.injection.warden import only_files
 from zebra.node import Node, Places
 from zebra.params.recording import recording
+from zebra.sites import find_by
 from zebra.substrate import Plan
-from zebra.substrate.process.addresses import Block
-from zebra.substrate.process.board import Board
+from zebra.substrate.application import RELOAD, NodeSites
+from zebra.substrate.process import faketime
+from zebra.substrate.process.addresses import Addressing
+from zebra.substrate.process.board import Board, Imposed
 from zebra.substrate.process.channel import Channel, pack_error
 from zebra.substrate.process.disk import ProcessDisk
+from zebra.substrate.process.limits import Leak, count_refused
 from zebra.substrate.process.loop import NodeLoop
+from zebra.substrate.process.network import Network
+from zebra.substrate.process.wallclock import FaultyClock, install
 
 BEAT_S = 0.02
 """A node is heard of at least so often."""
 
 _encode = msgspec.json.Encoder().encode
-_time, _time_ns = time.time, time.time_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all processes of a run have in common, made before any of them."""
+    """What all processes of a run have in common, made before any of them. `toxiproxy` is a server's URL, or ""."""
 
     plan: Plan
     directory: Path
-    block: Block
+    block: Addressing
     board: Board
     nodes: dict[str, int]
+    network: Network | None = None
+    toxiproxy: str = ""
 
     @property
     def events(self) -> Path:
@@ -59,6 +66,12 @@ class Ground:
     def home(self, node: str) -> Path:
         """What a node keeps across its lives."""
         return self.directory / "nodes" / node
+
+    def loop(self, node: str) -> NodeLoop:
+        """The event loop of a node."""
+        if self.network is None:
+            return NodeLoop(self.nodes[node], self.nodes, self.block)
+        return self.network.loop(self.nodes[node], self.nodes)
 
 
 class Voice:
@@ -86,24 +99,6 @@ class Voice:
             raise OSError("the file of the run's events is full")
 
 
-class SkewedClock:
-    """`zebra.node.Clock`: the machine's, with the offset on the board."""
-
-    def __init__(self, board: Board, node: int) -> None:
-        self._board, self._node = board, node
-
-    def time(self) -> float:
-        self._board.count_read(self._node)
-        return _time() + self._board.offset_s(self._node)
-
-    def time_ns(self) -> int:
-        self._board.count_read(self._node)
-        return _time_ns() + round(self._board.offset_s(self._node) * 1e9)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
 class Life:
     """The node's process, once it runs its loop. It is also what `node.bind` and the like ask."""
 
@@ -122,16 +117,21 @@ class Life:
         self._numbers = itertools.count(1)
         self._role: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._imposed = Imposed(ground.board, self._number)
+        self._sites = NodeSites(name, self._plan.seed, self._imposed.application)
+        self._leak = Leak(self._imposed.application)
 
     async def run(self, sock: socket.socket) -> None:
         """Live until the role ends or is told to stop."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, NodeLoop)
+        loop.lookups = self._imposed.names
         loop.announce, loop.retract = self._announce, lambda kind, port: self._channel.send("retract", kind, port)
         loop.set_exception_handler(self._error)
         self._beat()
         await loop.connect_accepted_socket(lambda: self._channel, sock)
         os.environ.update(self.environment)
+        self.environment |= faketime.environment(self._ground.directory, self._name)
         self._task = asyncio.current_task()
         error: BaseException | None = None
         try:
@@ -152,17 +152,22 @@ class Life:
         return decoded
 
     def _node(self) -> Node[Any]:
-        ground, name, number, config = self._ground, self._name, self._number, self._config
+        ground, name, config = self._ground, self._name, self._config
         if self._plan.note_read is not None:
             config = recording(config, self._plan.prefix, self._note_read)
-        clock = SkewedClock(ground.board, number)
-        time.time, time.time_ns = clock.time, clock.time_ns
+        clock = FaultyClock(self._imposed)
+        install(clock)
+        count_refused(self._imposed)
+        self._sites.configured(self._config)
+        find_by(lambda: self._sites)
         return Node(
             place=self._places[name], config=config, incarnation=self._incarnation, clock=clock,
             random=random.Random(f"{self._plan.seed}/{name}/{self._incarnation}"), emit=self.voice.emit,
-            disk=ProcessDisk(ground.home(name) / "disk", ground.board, number), ready=self._ready, places=self._places,
+            disk=ProcessDisk(ground.home(name) / "disk", self._imposed, self._plan.seed), ready=self._ready,
+            places=self._places, sites=self._sites,
             variants=frozenset(filter(None, self._plan.variant.split(","))),
-            is_up=lambda other: ground.board.is_up(ground.nodes[other]), real_bytes=True, outside=self,
+            is_up=lambda other: ground.board.is_up(ground.nodes[other]), real_bytes=True,
+            prepared=self._plan.prepared, outside=self,
         )  # fmt: skip
 
     async def _act(self, node: Node[Any]) -> None:
@@ -181,13 +186,14 @@ class Life:
             self.voice.emit("node.ready")
             self._channel.send("ready")
 
-    def _note_read(self, parameter: str, value: Any, seen: set[Any] = set()) -> None:  # noqa: B006
-        if (parameter, value) not in seen:
-            seen.add((parameter, value))
-            self._channel.send("read", parameter, value)
+    def _note_read(self, parameter: str, value: Any, site: str, seen: set[Any] = set()) -> None:  # noqa: B006
+        if (parameter, value, site) not in seen:
+            seen.add((parameter, value, site))
+            self._channel.send("read", parameter, value, site)
 
     def _beat(self) -> None:
         self.voice.beat()
+        self._leak.grow()
         asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     def _error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -220,9 +226,12 @@ class Life:
 
     async def _call(self, number: int, method: str, args: Any, kwargs: Any) -> None:
         try:
-            if method == "reload":
+            found = getattr(self._role, method)
+            if method == RELOAD:
                 args = (self._decoded(args[0]),)
-            found = getattr(self._role, method)(*args, **kwargs)
+                if self._sites.active():
+                    found, args = self._sites.push, (found, *args)
+            found = found(*args, **kwargs)
             result = await found if inspect.isawaitable(found) else found
             self._channel.send("result", number, result, None)
         except asyncio.CancelledError as error:
@@ -246,7 +255,8 @@ class Life:
     # -- what a role offers to the programs that it starts -----------------------------------------------------
 
     def bind(self, port: int) -> tuple[str, int]:
-        self._channel.send("bind", "tcp", port)
+        if self._ground.block.proxied:
+            self._channel.send("bind", "tcp", port)
         return self._ground.block.hidden(self._number), port
 
     async def reach(self, name: str, port: int) -> tuple[str, int]:
@@ -254,20 +264,34 @@ class Life:
             return self._ground.block.hidden(self._number), port
         if name not in self._places:
             raise KeyError(name)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, NodeLoop)
+        address = loop.look_up(name)
+        if not self._ground.block.proxied or address == loop.nobody:
+            return address, port
         host = await self._ask("reach", name, port)
         return str(host), port
 
 
 def begin(ground: Ground, name: str, incarnation: int, config: bytes, sock: socket.socket, gate: int) -> None:
-    """A new process's whole life; never returns. It runs once the gate says that the ledger knows of it."""
-    status = 1
+    """A forked process's whole life; never returns. It runs once the gate says that the ledger knows of it."""
     try:
         if os.read(gate, 1):
-            _settle(ground, name, incarnation, sock)
-            life = Life(ground, name, incarnation, config)
-            life.directory.mkdir(parents=True, exist_ok=True)
-            _run(NodeLoop(ground.nodes[name], ground.nodes, ground.block), life.run(sock))
-            status = 0
+            live(ground, name, incarnation, config, sock)
+    finally:
+        os._exit(1)
+
+
+def live(ground: Ground, name: str, incarnation: int, config: bytes, sock: socket.socket,
+         kind: type[Life] = Life) -> None:  # fmt: skip
+    """A life up to the end of its process; never returns. `sock` leads to the session."""
+    status = 1
+    try:
+        _settle(ground, name, incarnation, sock)
+        life = kind(ground, name, incarnation, config)
+        life.directory.mkdir(parents=True, exist_ok=True)
+        _run(ground.loop(name), life.run(sock))
+        status = 0
     except BaseException:
         traceback.print_exc()
     finally:

@@ -10,11 +10,12 @@ import asyncio
 import errno
 import socket
 from asyncio.selector_events import _SelectorDatagramTransport  # type: ignore[attr-defined]
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from zebra.proxy.proxy import bind_source
-from zebra.substrate.process.addresses import Block
+from zebra.substrate import Effect
+from zebra.substrate.process.addresses import Addressing
 
 CONNECT_S = 127.0
 """An attempt to connect is given up after so long, as Linux does after six SYNs."""
@@ -24,12 +25,18 @@ ANY = (None, "", "0.0.0.0", "::")
 
 
 class NodeLoop(asyncio.SelectorEventLoop):
-    """`nodes` are numbers by name; `announce(kind, port)` makes the proxy listen, `retract(kind, port)` ends that."""
+    """`nodes` are numbers by name; `announce(kind, port)` makes the proxy listen, `retract(kind, port)` ends that.
 
-    def __init__(self, node: int, nodes: Mapping[str, int], block: Block) -> None:
+    `lookups` gives the effects on what this node is told of names; at `nobody` no node ever is.
+    """
+
+    def __init__(self, node: int, nodes: Mapping[str, int], block: Addressing) -> None:
         super().__init__()
         self.node, self._nodes, self._block = node, nodes, block
-        self.public, self.hidden = block.public(node), block.hidden(node)
+        self.public, self.hidden, self._source = block.public(node), block.hidden(node), block.source(node)
+        self._name = next(name for name, number in nodes.items() if number == node)
+        self.nobody = block.public(0)
+        self.lookups: Callable[[], Sequence[Effect]] = tuple
         self.announce: Callable[[str, int], Awaitable[None]]
         self.retract: Callable[[str, int], None]
 
@@ -41,12 +48,22 @@ class NodeLoop(asyncio.SelectorEventLoop):
         if host in LOCAL or host in ANY or host == self.public or self._nodes.get(host) == self.node:
             return self.hidden
         if host in self._nodes:
-            return self._block.public(self._nodes[host])
+            return self.look_up(host)
         try:
             socket.inet_aton(host)
         except OSError:
             raise socket.gaierror(socket.EAI_NONAME, f"no node is called {host!r}") from None
         return str(host)
+
+    def look_up(self, name: str) -> str:
+        """The address of another node, under the effects on lookups; raises socket.gaierror."""
+        for effect in self.lookups():
+            if any(self._name in asking and name in asked for asking, asked in effect.arguments["products"]):
+                effect.hits += 1
+                if effect.arguments["fail"]:
+                    raise socket.gaierror(socket.EAI_AGAIN, f"the name {name!r} does not resolve at present")
+                return self.nobody
+        return self._block.public(self._nodes[name])
 
     async def getaddrinfo(self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0,
                           flags: int = 0) -> list[Any]:  # fmt: skip
@@ -93,12 +110,15 @@ class NodeLoop(asyncio.SelectorEventLoop):
         if sock.family != socket.AF_INET or sock.type & 0xF != socket.SOCK_STREAM:
             return await super().sock_connect(sock, address)
         host, port = self.address_of(address[0]), address[1]
-        if not host.startswith("127.") or host == self.hidden:
+        if not self._block.holds(host) or host == self.hidden:
             return await super().sock_connect(sock, (host, port))
         if sock.getsockname()[0] in ("0.0.0.0", self.hidden):
-            bind_source(sock, self.public)
+            bind_source(sock, self._source)
         if not self._block.is_public(host):
             return await super().sock_connect(sock, (host, port))
+        if host == self.nobody:
+            await asyncio.sleep(CONNECT_S)
+            raise _timed_out((host, port))
         try:
             await super().sock_connect(sock, (host, port))
         except ConnectionResetError:  # the proxy accepted and hung up before this loop looked
@@ -111,7 +131,7 @@ class NodeLoop(asyncio.SelectorEventLoop):
             async with asyncio.timeout(CONNECT_S):
                 greeting = await self.sock_recv(sock, 1)
         except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, f"connection to {address[0]}:{address[1]} timed out") from None
+            raise _timed_out(address) from None
         except ConnectionError:
             greeting = b""
         if not greeting:
@@ -134,6 +154,10 @@ class NodeLoop(asyncio.SelectorEventLoop):
         return _Datagrams(self, sock, protocol, address, waiter, extra)
 
 
+def _timed_out(address: Any) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"connection to {address[0]}:{address[1]} timed out")
+
+
 def _refused(address: Any) -> ConnectionRefusedError:
     return ConnectionRefusedError(errno.ECONNREFUSED, f"connection to {address[0]}:{address[1]} was refused")
 
@@ -145,7 +169,16 @@ class _Datagrams(_SelectorDatagramTransport):  # type: ignore[misc]
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         if addr is not None:
-            addr = (self._loop.address_of(addr[0]), addr[1])
+            host = str(addr[0])
+            try:
+                addr = (self._loop.address_of(host), addr[1])
+            except socket.gaierror as error:
+                if error.errno != socket.EAI_AGAIN:
+                    raise
+                self._protocol.error_received(error)
+                return
+            if addr[0] == self._loop.nobody:
+                return
         super().sendto(data, addr)
 
     def _call_connection_lost(self, error: Any) -> None:

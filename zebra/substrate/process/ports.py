@@ -30,6 +30,7 @@ class Incarnation:
     channel: Channel | None = None
     up: bool = True
     paused: bool = False
+    stalls: dict[str, float] = field(default_factory=dict)
     stopping: bool = False
     error: BaseException | None = None
     listeners: dict[int, Listener] = field(default_factory=dict)

@@ -21,12 +21,25 @@ from zebra.injection.ledger import Ledger, state_of
 from zebra.proxy.proxy import Proxy
 from zebra.substrate import Effect
 from zebra.substrate.capability import Capability, NodeProcesses
-from zebra.substrate.process.capabilities import ProcessClocks, ProcessDisks, ProcessLinks
+from zebra.substrate.process.busy import Waits
+from zebra.substrate.process.capabilities import (
+    Inside,
+    ProcessApplication,
+    ProcessClocks,
+    ProcessDisks,
+    ProcessLinks,
+    ProcessNames,
+)
 from zebra.substrate.process.channel import Channel
 from zebra.substrate.process.disk import Files
-from zebra.substrate.process.life import Ground
+from zebra.substrate.process.faketime import ProgramClocks
+from zebra.substrate.process.family import signal_family
+from zebra.substrate.process.life import BEAT_S, Ground
 from zebra.substrate.process.order import Order
 from zebra.substrate.process.ports import Incarnation, Ports
+from zebra.substrate.process.remote import RemoteLinks
+from zebra.substrate.process.resources import ProcessResources
+from zebra.substrate.process.toxiproxy import Toxiproxy
 from zebra.substrate.process.zygote import Zygote
 
 POLL_S = 0.005
@@ -43,10 +56,15 @@ OUTPUT_BYTES_MAX = 1 << 20
 
 
 class ProcessRunning:
-    """`zebra.substrate.Running` on processes. Made before the loop, so that the zygote may be; then `begin`."""
+    """`zebra.substrate.Running` on processes. Made before the loop, so that the zygote may be; then `begin`.
+
+    What starts processes may take `engine_s`, which is not the target's time.
+    """
+
+    engine_s = 0.0
 
     def __init__(self, ground: Ground, ledger: Ledger) -> None:
-        self.ground, self.plan, self._ledger = ground, ground.plan, ledger
+        self.ground, self.plan, self.ledger = ground, ground.plan, ledger
         self.names = {number: name for name, number in ground.nodes.items()}
         self._order = Order(ground.events, self.names, self._late, self.plan.on_second)
         self._zygote = Zygote(ground, ledger)
@@ -60,18 +78,37 @@ class ProcessRunning:
         self._by_pid: dict[int, Incarnation] = {}
         self._ledgered: list[str] = [self._zygote.entry["id"]]
         self._random = Random(f"{self.plan.seed}/disks")
-        self._links = ProcessLinks(self)
+        self._links = self._make_links()
         self._disks = ProcessDisks(self)
-        made: tuple[Capability[Any], ...] = (NodeProcesses(self), self._links, ProcessClocks(self), self._disks)
+        self.inside = Inside(ground.board, ground.nodes)
+        self.programs = ProgramClocks(self)
+        self._resources = self._make_resources()
+        made: tuple[Capability[Any], ...] = (
+            NodeProcesses(self), self._links, ProcessClocks(self), self._disks, self._resources,
+            ProcessApplication(self), ProcessNames(self),
+        )  # fmt: skip
         self.capabilities: Mapping[str, Any] = {each.name: each for each in made}
         self._timer: asyncio.TimerHandle | None = None
+        self._waits = Waits()
         self.proxy: Proxy
+
+    def _make_links(self) -> Any:
+        url = self.ground.toxiproxy
+        return RemoteLinks(self, Toxiproxy(url)) if url else ProcessLinks(self)
+
+    def _make_resources(self) -> Any:
+        return ProcessResources(self)
+
+    def _brought(self, kind: str, files: list[int], word: Any) -> None:
+        """The zygote brings something that the run's network made."""
 
     def begin(self) -> None:
         """Take up work, in the loop."""
         self._loop = loop = asyncio.get_running_loop()
         self._ports = Ports(self.ground, self.log, self._links.toxics_of)
         self.proxy = self._ports.proxy
+        if isinstance(self._links, RemoteLinks):
+            self.proxy.route = self._links.route
         self._zygote.sock.setblocking(False)
         loop.add_reader(self._zygote.sock, self._zygote_says)
         self._poll()
@@ -79,6 +116,15 @@ class ProcessRunning:
     def _poll(self) -> None:
         self._timer = self._loop.call_later(POLL_S, self._poll)
         self._order.release()
+        if self._waits.due():
+            self._waits.look(self._pids())
+
+    def _pids(self) -> dict[str, int]:
+        return {"test": os.getpid()} | {life.node: pid for pid, life in self._by_pid.items()}
+
+    def waits(self) -> Mapping[str, float]:
+        self._waits.look(self._pids())
+        return self._waits.lately()
 
     def _late(self, what: str) -> None:
         self.plan.on_crash("", Infrastructure(f"an event came out of order: {what}"))
@@ -111,14 +157,21 @@ class ProcessRunning:
         lives = [self._boot(node) for node in nodes if not self.is_up(node)]
         if not lives:
             return
-        self._zygote.spawn([(life.node, life.number, self._changed(life.node)) for life in lives])
+        self._spawn(lives)
         waiting = {life.ready: life for life in lives}
-        _, late = await asyncio.wait(waiting, timeout=self.plan.start_s)
+        start_s = self.plan.start_s + self.engine_s
+        _, late = await asyncio.wait(waiting, timeout=start_s)
         for ready, life in waiting.items():
             if ready in late:
-                raise TargetError(f"{life.node} was not ready {self.plan.start_s:g} s after its start")
+                raise TargetError(f"{life.node} was not ready {start_s:g} s after its start")
             ready.result()
         self.capabilities["processes"].pause_again(life.node for life in lives)
+
+    def _spawn(self, lives: list[Incarnation]) -> None:
+        """Start the processes, and wait for what they say from now on."""
+        for life in lives:
+            self._order.expect(self.ground.nodes[life.node])
+        self._zygote.spawn([(life.node, life.number, self._changed(life.node)) for life in lives])
 
     def _changed(self, node: str) -> bytes:
         """A node's configuration, b"" for the one that the plan gave it: its type need not pickle."""
@@ -131,6 +184,7 @@ class ProcessRunning:
         if before is not None:
             self._ports.unplug(before)
         self._links.lighten(node)
+        self.programs.boot(node)
         futures: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(2)]
         life = Incarnation(node=node, number=number, ready=futures[0], ended=futures[1])
         for future in futures:
@@ -138,7 +192,6 @@ class ProcessRunning:
         self._lives[node] = life
         self.log.emit(node, "node.start", incarnation=number, config=msgspec.to_builtins(self._configs[node]))
         self.ground.board.set_up(self.ground.nodes[node], True)
-        self._order.expect(self.ground.nodes[node])
         return life
 
     def _zygote_says(self) -> None:
@@ -148,16 +201,20 @@ class ProcessRunning:
             return
         if message is None:
             self._loop.remove_reader(self._zygote.sock)
-            self.plan.on_crash("", Infrastructure("the zygote of this run has died"))
+            why = _end_of(self.ground.directory / "zygote.log").decode(errors="replace").strip().rpartition("\n")[2]
+            self.plan.on_crash("", Infrastructure(f"the zygote of this run has died {why}".strip()))
         elif message[0] == "born":
             self._born(*message[1:], *files)
-        else:
+        elif message[0] == "died":
             self._died(*message[1:])
+        else:
+            self._brought(message[0], files, message[1])
 
     def _born(self, node: str, pid: int, entry: dict[str, Any], pidfd: int, control: int) -> None:
         life = self._lives[node]
         life.pid, life.pidfd, life.entry = pid, pidfd, entry
         self._by_pid[pid] = life
+        self._resources.born(node)
         self._ledgered.append(entry["id"])
         life.channel = Channel(lambda kind, *rest: self._heard(life, kind, *rest), lambda: None)
         channel = life.channel
@@ -202,11 +259,13 @@ class ProcessRunning:
 
     # -- the ends of nodes -----------------------------------------------------------------------------------
 
-    def _died(self, pid: int, status: int) -> None:
+    def _died(self, pid: int, status: int, left: list[str]) -> None:
         """The zygote has buried a process."""
         life = self._by_pid.pop(pid)
-        self._ledger.done([life.entry["id"]])
+        self.ledger.done([life.entry["id"]])
         self._ledgered.remove(life.entry["id"])
+        if left and life.stopping:
+            self.log.emit(life.node, "node.leak", left=[f"process {name}" for name in left])
         if life.up:
             self._gone(life)
             self._ports.refuse(life)
@@ -217,6 +276,9 @@ class ProcessRunning:
 
     def _exited(self, life: Incarnation, status: int) -> None:
         """A node has ended by itself."""
+        if self._resources.out_of_memory(life.node):
+            self.log.emit(life.node, "node.exit", error="out of memory")
+            return
         error = life.error
         if error is None and status:
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -228,6 +290,7 @@ class ProcessRunning:
     def _gone(self, life: Incarnation) -> None:
         """An incarnation is dead: all that it said is known, and nothing more is expected of it."""
         life.up = life.paused = False
+        life.stalls.clear()
         number = self.ground.nodes[life.node]
         self.ground.board.set_up(number, False)
         self._order.excuse(number)
@@ -247,10 +310,7 @@ class ProcessRunning:
     def _signal(self, life: Incarnation, number: signal.Signals) -> None:
         """Signal all processes of a node."""
         if life.pid in self._by_pid:
-            try:
-                os.killpg(life.pid, number)
-            except ProcessLookupError:
-                pass
+            signal_family(life.pid, number)
 
     def _kill(self, life: Incarnation) -> None:
         """Kill a node, and wait until it is gone: meanwhile nobody else hears of its end."""
@@ -276,14 +336,29 @@ class ProcessRunning:
             for effect in lossy:
                 effect.hits += lost
 
+    def kill_node(self, node: str) -> None:
+        """End a node's processes; the kernel closes what they had open."""
+        life = self._lives[node]
+        if life.up:
+            self._kill(life)
+            self._ports.refuse(life)
+            self.log.emit(node, "node.exit", error="killed")
+
+    def has_datagrams(self, node: str) -> bool:
+        """Whether a node has a datagram port."""
+        life = self._lives.get(node)
+        return life is not None and bool(life.datagrams)
+
+    def pid_of(self, node: str) -> int:
+        """The process that leads a node's group; 0 if there is none."""
+        life = self._lives.get(node)
+        return life.pid if life is not None and life.up else 0
+
     def pause(self, node: str) -> None:
         life = self._lives[node]
         if not life.up or life.paused:
             return
-        self._signal(life, signal.SIGSTOP)
-        until = time.monotonic() + DEATH_S
-        while state_of(life.pid) not in ("T", "t", "Z", "") and time.monotonic() < until:
-            time.sleep(0.0002)
+        self._freeze(life)
         life.paused = True
         self._order.excuse(self.ground.nodes[node])
         self.log.emit(node, "node.pause")
@@ -294,7 +369,35 @@ class ProcessRunning:
             life.paused = False
             self.log.emit(node, "node.resume")
             self._order.expect(self.ground.nodes[node])
-            self._signal(life, signal.SIGCONT)
+            if not life.stalls:
+                self._thaw(life)
+
+    def stall(self, node: str, why: str) -> None:
+        life = self._lives[node]
+        if life.up and life.pid:
+            if not life.paused and not life.stalls:
+                self._freeze(life)
+            life.stalls[why] = time.monotonic()
+
+    def unstall(self, node: str, why: str) -> int:
+        """Let it go on, unless something else stops it; 1 if that made it miss a beat at least."""
+        life = self._lives[node]
+        since_s = life.stalls.pop(why, None)
+        if since_s is None or not life.up:
+            return 0
+        if not life.paused and not life.stalls:
+            self._thaw(life)
+        return int(time.monotonic() - since_s >= BEAT_S)
+
+    def _freeze(self, life: Incarnation) -> None:
+        """Stop a node's processes, and wait until they stand."""
+        self._signal(life, signal.SIGSTOP)
+        until = time.monotonic() + DEATH_S
+        while state_of(life.pid) not in ("T", "t", "Z", "") and time.monotonic() < until:
+            time.sleep(0.0002)
+
+    def _thaw(self, life: Incarnation) -> None:
+        self._signal(life, signal.SIGCONT)
 
     async def stop_node(self, node: str, grace_s: float) -> None:
         """A planned stop: the role's `run` is cancelled and has `grace_s` to finish; a paused one cannot."""
@@ -305,8 +408,8 @@ class ProcessRunning:
         try:
             self.ground.board.set_up(self.ground.nodes[node], False)
             self.log.emit(node, "node.stopping", grace_s=grace_s)
-            if life.channel is not None and not life.paused:
-                life.channel.send("stop", 0)
+            if not life.paused:
+                self._ask_to_stop(life)
             await asyncio.wait([life.ended], timeout=grace_s)
             in_time = life.ended.done()
             if life.up:
@@ -317,6 +420,10 @@ class ProcessRunning:
                 self.plan.on_crash(node, life.error)
         finally:
             life.stopping = False
+
+    def _ask_to_stop(self, life: Incarnation) -> None:
+        if life.channel is not None:
+            life.channel.send("stop", 0)
 
     # -- the rest of Running ---------------------------------------------------------------------------------
 
@@ -359,6 +466,9 @@ class ProcessRunning:
             self._loop.remove_reader(self._zygote.sock)
             self._timer = None
             self._ports.close(self._lives.values())
+            if isinstance(self._links, RemoteLinks):
+                self._links.close()
+        self.programs.end()
         up = [life for life in self._lives.values() if life.up]
         for life in up:
             self._signal(life, signal.SIGKILL)
@@ -368,10 +478,12 @@ class ProcessRunning:
     def close(self) -> None:
         """After the loop: the zygote ends, and what is known is released."""
         self.end()
+        self._resources.close()
         self._zygote.end()
+        self.programs.close()
         self._order.finish()
         self.log.divert = None
-        self._ledger.done(self._ledgered)
+        self.ledger.done(self._ledgered)
 
 
 def _end_of(path: Path) -> bytes:

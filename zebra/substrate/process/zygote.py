@@ -14,13 +14,16 @@ import select
 import signal
 import socket
 import traceback
+from pathlib import Path
 from typing import Any
 
 from zebra.injection.ledger import Ledger, process_entry
 from zebra.injection.warden import only_files
 from zebra.substrate.process.life import Ground, begin
+from zebra.substrate.process.network import Brought
 
 MESSAGE_BYTES_MAX = 1 << 20
+FILES_MAX = 8
 
 
 class Zygote:
@@ -58,8 +61,9 @@ class Zygote:
             self.sock.send(pickle.dumps(nodes[at : at + 64]))
 
     def receive(self) -> tuple[Any, list[int]]:
-        """What the zygote said: ("born", name, pid, entry) with descriptors, ("died", pid, status), None at its end."""
-        data, files, _, _ = socket.recv_fds(self.sock, MESSAGE_BYTES_MAX, 2)
+        """What the zygote said: ("born", name, pid, entry) with descriptors, ("died", pid, status, left), None at its
+        end; what the run's network brings has a kind and a word of its own."""
+        data, files, _, _ = socket.recv_fds(self.sock, MESSAGE_BYTES_MAX, FILES_MAX)
         return (pickle.loads(data) if data else None), list(files)
 
     def end(self) -> None:
@@ -95,6 +99,8 @@ class _Zygote:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(rung, select.POLLIN)
+        if self._ground.network is not None:
+            self._bring(self._ground.network.make())
         while True:
             ready = {number for number, _ in poll.poll()}
             if rung.fileno() in ready:
@@ -107,6 +113,10 @@ class _Zygote:
                 self._spawn(pickle.loads(data))
 
     def _spawn(self, nodes: list[tuple[str, int, bytes]]) -> None:
+        network = self._ground.network
+        if network is not None:
+            for name, *_ in nodes:
+                self._bring(network.prepare(self._ground.nodes[name]))
         out, into = os.pipe()
         born = []
         for name, incarnation, config in nodes:
@@ -115,6 +125,8 @@ class _Zygote:
             if not pid:
                 os.close(into)
                 os.setpgid(0, 0)
+                if network is not None:
+                    network.enter(self._ground.nodes[name])
                 begin(self._ground, name, incarnation, config, theirs, out)
             os.setpgid(pid, pid)
             theirs.close()
@@ -129,6 +141,12 @@ class _Zygote:
             os.close(pidfd)
             ours.close()
 
+    def _bring(self, brought: list[Brought]) -> None:
+        for kind, files, word in brought:
+            socket.send_fds(self._sock, [pickle.dumps((kind, word))], files)
+            for file in files:
+                os.close(file)
+
     def _bury(self) -> None:
         """Tell of the processes that ended; what their groups left ends with them."""
         while True:
@@ -138,9 +156,24 @@ class _Zygote:
                 return
             if found is None:
                 return
+            left = others_of(found.si_pid) if self._ground.plan.leaks else []
             try:
                 os.killpg(found.si_pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
             _, status = os.waitpid(found.si_pid, 0)
-            self._sock.send(pickle.dumps(("died", found.si_pid, os.waitstatus_to_exitcode(status))))
+            self._sock.send(pickle.dumps(("died", found.si_pid, os.waitstatus_to_exitcode(status), left)))
+
+
+def others_of(group: int) -> list[str]:
+    """The names of the processes of a group that run, without its first."""
+    found = []
+    for number in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            text = Path(f"/proc/{number}/stat").read_text()
+        except OSError:
+            continue
+        state, _, pgrp = text.rpartition(")")[2].split()[:3]
+        if int(pgrp) == group != int(number) and state not in "ZX":
+            found.append(text[text.index("(") + 1 : text.rindex(")")])
+    return sorted(found)

@@ -1,7 +1,8 @@
 """The deterministic simulation: virtual time, an in-memory network, disks and clocks, one seed.
 
-`loop` runs everything; `machine` is what a node is made of; `network`, `stream` and `datagram` join machines; `disk`
-keeps files; `capabilities` is what faults can do; `isolation` keeps the real world out. Start reading at `loop`.
+`loop` runs everything; `machine` is what a node is made of; `network`, `stream` and `datagram` join machines, `path`
+and `passage` are what lies between; `disk` keeps files; `capabilities` is what faults can do; `isolation` keeps the
+real world out. Start reading at `loop`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ import msgspec
 from zebra.errors import Escape, NodeDown, TargetError
 from zebra.node import Node, Places
 from zebra.params.recording import recording
+from zebra.sites import Sites, find_by
 from zebra.substrate import Effect, Plan, Running
+from zebra.substrate.application import RELOAD
 from zebra.substrate.capability import NodeProcesses
 from zebra.substrate.decisions import Decisions
-from zebra.substrate.sim.capabilities import SimClocks, SimDisks, SimLinks
+from zebra.substrate.sim.capabilities import SimApplication, SimClocks, SimDisks, SimLinks, SimNames
 from zebra.substrate.sim.isolation import isolated
-from zebra.substrate.sim.loop import SimLoop
+from zebra.substrate.sim.loop import CURRENT, SimLoop
 from zebra.substrate.sim.machine import Machine, Process, abandon, end
 from zebra.substrate.sim.network import Network
+from zebra.substrate.sim.resources import REFUSED, SimResources
 
 T = TypeVar("T")
+
+LINGER_S = 0.1
+"""Run time in which tasks that a role has cancelled at its end may end too."""
+
+PAUSE = "pause"
+"""Why a process is paused that a fault pauses as a whole."""
 
 GC_STEPS_PER_NODE = 200
 """A large cluster collects its garbage less often: each time costs in proportion to its nodes."""
@@ -36,15 +46,19 @@ GC_STEPS_PER_NODE = 200
 class SimRunning:
     """`zebra.substrate.Running` for one simulated run."""
 
+    ledger = None
+
     def __init__(self, plan: Plan, loop: SimLoop) -> None:
         self.plan, self.loop = plan, loop
         self.network = loop.network = Network(loop, plan.topology, plan.places, plan.seed)
         self.log = plan.log(lambda: loop.now)
         self.network.decided = Decisions(self.log)
         self.next_effect = itertools.count(1).__next__
+        self.resources = SimResources(self)
+        kinds = (NodeProcesses, SimLinks, SimClocks, SimDisks, SimApplication, SimNames)
         self.capabilities: Mapping[str, Any] = {
-            kind.name: kind(self) for kind in (NodeProcesses, SimLinks, SimClocks, SimDisks)
-        }
+            **{kind.name: kind(self) for kind in kinds}, "resources": self.resources
+        }  # fmt: skip
         self._configs = dict(plan.configs)
         self._shown: dict[int, tuple[msgspec.Struct, Any]] = {}
         self._places = Places({place.node: place for place in plan.places})
@@ -94,13 +108,15 @@ class SimRunning:
                 ready.set_result(None)
 
         self.log.emit(name, "node.start", incarnation=machine.incarnation, config=self._show(config))
+        machine.sites.configured(config)
+        self.resources.weigh(name)
         note = self.plan.note_read
         if note is not None:
-            config = recording(config, self.plan.prefix, lambda parameter, value: note(name, parameter, value))
+            config = recording(config, self.plan.prefix, lambda *read: note(name, *read))
         node: Node[Any] = Node(
             place=machine.place, config=config, incarnation=machine.incarnation, random=Random(machine.role_seed()),
             clock=machine.clock, disk=machine.disk, emit=emit, ready=is_ready, places=self._places,
-            variants=self._variants, is_up=self.is_up,
+            variants=self._variants, is_up=self.is_up, prepared=self.plan.prepared, sites=machine.sites,
         )  # fmt: skip
         life = self._lives[name] = process.spawn(self._live(process, node, is_ready), f"{name}.run")
 
@@ -149,17 +165,33 @@ class SimRunning:
             machine.process.die(silent=True)
             machine.disk.crash()
 
+    def kill_node(self, node: str, why: str = "killed") -> None:
+        """End a node's process; its kernel closes what it had open."""
+        process = self.network.machines[node].process
+        if process is not None:
+            self.log.emit(node, "node.exit", error=why)
+            process.die(silent=False)
+
     def pause(self, node: str) -> None:
         process = self.network.machines[node].process
         if process is not None:
             self.log.emit(node, "node.pause")
-            process.pause()
+            process.pause(PAUSE)
 
     def resume(self, node: str) -> None:
         process = self.network.machines[node].process
-        if process is not None and process.paused:
+        if process is not None and PAUSE in process.pausing:
             self.log.emit(node, "node.resume")
-            process.resume()
+            process.resume(PAUSE)
+
+    def stall(self, node: str, why: str) -> None:
+        process = self.network.machines[node].process
+        if process is not None:
+            process.pause(why)
+
+    def unstall(self, node: str, why: str) -> int:
+        process = self.network.machines[node].process
+        return 0 if process is None else min(process.resume(why), 1)
 
     async def stop_node(self, node: str, grace_s: float) -> None:
         """A planned stop: the role's `run` is cancelled and has `grace_s` to finish; a paused one cannot."""
@@ -170,9 +202,11 @@ class SimRunning:
         try:
             self.log.emit(node, "node.stopping", grace_s=grace_s)
             life = self._lives[node]
-            if not process.paused:
-                life.cancel()
+            if PAUSE not in process.pausing:
+                await self._tell_to_stop(process, life, grace_s)
             await asyncio.wait([life, process.ended], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+            if self.plan.leaks and process.alive and life.done():
+                await self._note_leaks(process, life)
             if process.alive:
                 self.log.emit(node, "node.stop", in_time=life.done())
                 process.die(silent=False)
@@ -180,6 +214,26 @@ class SimRunning:
                 self.plan.on_crash(node, life.exception() or NodeDown(node))
         finally:
             self._stopping.discard(node)
+
+    async def _note_leaks(self, process: Process, life: asyncio.Task[None]) -> None:
+        """Say which tasks a role leaves running; what it has cancelled may still end, calls of the test are not its."""
+        calls = f"{process.node}."
+        left = [task for task in self.loop.tasks() if task.process is process and not task.get_name().startswith(calls)]
+        waiting = [task for task in left if task is not life and not task.done()]
+        if waiting:
+            _, pending = await asyncio.wait(waiting, timeout=LINGER_S)
+            names = sorted(getattr(task.get_coro(), "__qualname__", task.get_name()) for task in pending)
+            if names:
+                self.log.emit(process.node, "node.leak", left=[f"task {name}" for name in names])
+
+    async def _tell_to_stop(self, process: Process, life: asyncio.Task[None], grace_s: float) -> None:
+        """Cancel its `run`, once it runs again if it is only stalled."""
+        try:
+            async with asyncio.timeout(grace_s):
+                await process.runs()
+            life.cancel()
+        except (TimeoutError, NodeDown):
+            pass
 
     async def configure(self, node: str, config: msgspec.Struct, how: Literal["restart", "reload"]) -> None:
         self._configs[node] = config
@@ -199,11 +253,17 @@ class SimRunning:
             raise NodeDown(f"{node} is not running")
         await process.runs()
         found = getattr(self._roles[node], method)
+        sites = self.network.machines[node].sites
+        if method == RELOAD and sites.active():
+            return await process.call(sites.push(found, *args), f"{node}.{method}")
         if not inspect.iscoroutinefunction(found):
             return process.context.copy().run(found, *args, **kwargs)
         return await process.call(found(*args, **kwargs), f"{node}.{method}")
 
     async def settled(self) -> None: ...
+
+    def waits(self) -> Mapping[str, float]:
+        return {}
 
     def output(self, node: str) -> Mapping[str, bytes]:
         return {}
@@ -236,7 +296,9 @@ class SimSubstrate:
     """`zebra.substrate.Substrate`: deterministic simulation in this process."""
 
     name = "sim"
-    capabilities = ("processes", "links", "clocks", "disks")
+    capabilities = ("processes", "links", "clocks", "disks", "resources", "application", "names")
+    refused: Mapping[str, str] = {f"resources.{what}": why for what, why in REFUSED.items()}
+    """Arguments of capabilities that it does not offer, and why."""
 
     def unavailable(self) -> str:
         return ""
@@ -247,12 +309,20 @@ class SimSubstrate:
         with isolated(loop, plan.seed):
             running = SimRunning(plan, loop)
             loop.watch(plan.timeout_s, plan.on_second)
+            find_by(_sites)
             try:
                 return loop.run_until_complete(main(running))
             finally:
+                find_by(None)
                 running.kill()
                 _close_test_tasks(loop)
                 loop.close()
+
+
+def _sites() -> Sites | None:
+    """The sites of the node whose code runs."""
+    process = CURRENT.get()
+    return None if process is None else process.machine.sites
 
 
 def _close_test_tasks(loop: SimLoop) -> None:

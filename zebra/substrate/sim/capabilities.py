@@ -1,18 +1,19 @@
-"""What faults can do to a simulated cluster: links, clocks, disks (and processes, by `NodeProcesses`)."""
+"""What faults can do to a simulated cluster's links, names, clocks, disks and application.
+
+`NodeProcesses` takes nodes down, `resources` limits what they may have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zebra.substrate import Effect, Pairs
-from zebra.substrate.capability import Capability
+from zebra.substrate.capability import Capability, NodeApplication
+from zebra.substrate.sim.machine import EPOCH_S, Machine
 
 if TYPE_CHECKING:
     from zebra.substrate.sim import SimRunning  # noqa: F401  (named in the base classes below)
-
-if TYPE_CHECKING:
-    pass
 
 
 class SimLinks(Capability["SimRunning"]):
@@ -20,13 +21,17 @@ class SimLinks(Capability["SimRunning"]):
 
     name = "links"
 
-    async def add(self, pairs: Pairs, *, drop: bool = False, reject: bool = False, latency_s: float = 0.0,
-                  jitter_s: float = 0.0, loss: float = 0.0, duplicate: float = 0.0, after_s: float = 0.0,
-                  reorder: float = 0.0, reset: float = 0.0, rate: float = 0.0,
-                  on: frozenset[str] = frozenset()) -> Effect:  # fmt: skip
-        effect = self._effect(pairs=pairs, drop=drop, reject=reject, latency_s=latency_s, jitter_s=jitter_s, loss=loss,
-                              duplicate=duplicate, after_s=after_s, reorder=reorder, reset=reset, rate=rate, on=on,
-                              buckets={})  # fmt: skip
+    async def add(self, pairs: Pairs, *, drop: bool = False, reject: bool = False, new_only: bool = False,
+                  latency_s: float = 0.0, jitter_s: float = 0.0, loss: float = 0.0, duplicate: float = 0.0,
+                  after_s: float = 0.0, reorder: float = 0.0, reset: float = 0.0, corrupt: float = 0.0,
+                  hold: bool = False, timeout_s: float = 0.0, close_s: float = 0.0, slice_bytes: int = 0,
+                  slice_s: float = 0.0, limit_bytes: int | None = None, connections: int | None = None,
+                  rate: float = 0.0, on: frozenset[str] = frozenset()) -> Effect:  # fmt: skip
+        effect = self._effect(pairs=pairs, drop=drop, reject=reject, new_only=new_only, latency_s=latency_s,
+                              jitter_s=jitter_s, loss=loss, duplicate=duplicate, after_s=after_s, reorder=reorder,
+                              reset=reset, corrupt=corrupt, hold=hold, timeout_s=timeout_s, close_s=close_s,
+                              slice_bytes=slice_bytes, slice_s=slice_s, limit_bytes=limit_bytes,
+                              connections=connections, rate=rate, on=on, buckets={})  # fmt: skip
         self._running.network.add(effect)
         return effect
 
@@ -35,29 +40,42 @@ class SimLinks(Capability["SimRunning"]):
             self._running.network.remove(effect)
 
 
-class SimClocks(Capability["SimRunning"]):
-    """`zebra.substrate.Clocks`: an offset counts as hit when the node looked at its wall clock meanwhile."""
+class SimNames(Capability["SimRunning"]):
+    """`zebra.substrate.Names` by the simulated resolver."""
 
-    name = "clocks"
+    name = "names"
 
-    async def add(self, nodes: Iterable[str], *, offset_s: float) -> Effect:
-        effect = self._effect(nodes=tuple(nodes), offset_s=offset_s)
-        for clock in self._clocks(effect):
-            clock.offset_s += offset_s
-        effect.arguments["reads"] = self._reads(effect)
+    async def add(self, pairs: Pairs, *, fail: bool = False, stale: bool = False) -> Effect:
+        effect = self._effect(pairs=pairs, fail=fail, stale=stale)
+        self._running.network.lookups.append(effect)
         return effect
 
     async def remove(self, effect: Effect) -> None:
         if self.effects.pop(effect.id, None):
-            effect.hits = self._reads(effect) - effect.arguments["reads"]
-            for clock in self._clocks(effect):
-                clock.offset_s -= effect.arguments["offset_s"]
+            self._running.network.lookups.remove(effect)
 
-    def _clocks(self, effect: Effect) -> list[Any]:
-        return [self._running.network.machines[node].clock for node in effect.arguments["nodes"]]
 
-    def _reads(self, effect: Effect) -> int:
-        return sum(clock.reads for clock in self._clocks(effect))
+class SimClocks(Capability["SimRunning"]):
+    """`zebra.substrate.Clocks` of simulated nodes."""
+
+    name = "clocks"
+
+    async def add(self, nodes: Iterable[str], *, offset_s: float = 0.0, every_s: float = 0.0, drift: float = 0.0,
+                  freeze: bool = False) -> Effect:  # fmt: skip
+        now_s = self._running.loop.now
+        effect = self._effect(nodes=tuple(nodes), offset_s=offset_s, every_s=every_s, drift=drift, freeze=freeze,
+                              since_s=now_s, wall_s=EPOCH_S + now_s)  # fmt: skip
+        for machine in self._machines(effect):
+            machine.clock.effects.append(effect)
+        return effect
+
+    async def remove(self, effect: Effect) -> None:
+        if self.effects.pop(effect.id, None):
+            for machine in self._machines(effect):
+                machine.clock.effects.remove(effect)
+
+    def _machines(self, effect: Effect) -> list[Machine]:
+        return [self._running.network.machines[node] for node in effect.arguments["nodes"]]
 
 
 class SimDisks(Capability["SimRunning"]):
@@ -66,23 +84,31 @@ class SimDisks(Capability["SimRunning"]):
     name = "disks"
 
     async def add(self, nodes: Iterable[str], *, lose_unsynced: bool = False, torn: float = 0.0, rate: float = 0.0,
-                  capacity_bytes: int | None = None) -> Effect:  # fmt: skip
-        arguments: dict[str, Any] = {"nodes": tuple(nodes)}
-        if lose_unsynced:
-            arguments |= {"lose_unsynced": True, "torn": torn}
-        if rate:
-            arguments["rate"] = rate
-        if capacity_bytes is not None:
-            arguments["capacity_bytes"] = capacity_bytes
-        effect = self._effect(**arguments)
-        for disk in self._disks(effect):
-            disk.effects.append(effect)
+                  capacity_bytes: int | None = None, read_error: float = 0.0, write_error: float = 0.0,
+                  flip: float = 0.0, read_only: bool = False) -> Effect:  # fmt: skip
+        effect = self._effect(nodes=tuple(nodes), lose_unsynced=lose_unsynced, torn=torn, rate=rate,
+                              capacity_bytes=capacity_bytes, read_error=read_error, write_error=write_error, flip=flip,
+                              read_only=read_only)  # fmt: skip
+        for node in effect.arguments["nodes"]:
+            self._running.network.machines[node].disk.effects.append(effect)
         return effect
 
     async def remove(self, effect: Effect) -> None:
         if self.effects.pop(effect.id, None):
-            for disk in self._disks(effect):
-                disk.effects.remove(effect)
+            for node in effect.arguments["nodes"]:
+                self._running.network.machines[node].disk.effects.remove(effect)
 
-    def _disks(self, effect: Effect) -> list[Any]:
-        return [self._running.network.machines[node].disk for node in effect.arguments["nodes"]]
+
+class SimApplication(NodeApplication["SimRunning"]):
+    """`zebra.substrate.Application`: simulated nodes look at the very effects."""
+
+    def _impose(self, node: str, effect: Effect) -> None:
+        effect.arguments.setdefault("since_s", self._running.loop.now)
+        self._running.network.machines[node].application.append(effect)
+        self._running.resources.weigh(node)
+
+    def _lift(self, node: str, effect: Effect) -> None:
+        effects = self._running.network.machines[node].application
+        if effect in effects:
+            effects.remove(effect)
+        self._running.resources.weigh(node)

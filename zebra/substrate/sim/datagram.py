@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import TYPE_CHECKING, Any
 
+from zebra.proxy.toxics import flip_bit
 from zebra.substrate.sim.loop import Handle
+from zebra.substrate.sim.path import hit
 
 if TYPE_CHECKING:
     from zebra.substrate.sim.machine import Process
-    from zebra.substrate.sim.network import Network, Path
+    from zebra.substrate.sim.network import Network
+    from zebra.substrate.sim.path import Path
 
 LIMIT_BYTES = 65_507
 """The largest payload of a UDP datagram."""
@@ -43,13 +47,21 @@ class DatagramTransport(asyncio.DatagramTransport):
             self._fail(OSError(errno.EMSGSIZE, f"a datagram of {len(payload)} bytes, at most {LIMIT_BYTES} fit"))
             return
         network, size = self._network, len(payload)
-        path = network.path(self._process.machine, network.resolve(address[0]))
-        for effect in path.drops + path.rejects:
-            effect.hits += 1
+        try:
+            target = network.resolve(address[0])
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN:
+                raise
+            self._fail(error)
+            return
+        path = network.path(self._process.machine, target)
+        lost = hit(path.drops + path.rejects + path.holds)
         if path.rejects:
             self._bounced()
-        if path.drops or path.rejects or network.chance(path, "loss", "datagram", size):
+        if lost or network.chance(path, "loss", "datagram", size):
             return
+        if network.chance(path, "corrupt", "datagram", size) is not None:
+            payload = flip_bit(payload, network.random)
         at = network.loop.now + network.departure(path, size)
         overtaken = network.chance(path, "reorder", "datagram", size)
         if overtaken is not None:

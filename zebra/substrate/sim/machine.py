@@ -10,6 +10,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zebra.errors import NodeDown
+from zebra.substrate import Effect
+from zebra.substrate.application import NodeSites
+from zebra.substrate.inside import wall_s
 from zebra.substrate.sim.disk import SimDisk
 from zebra.substrate.sim.loop import CURRENT, Handle, SimLoop, SimTask, unfinished
 from zebra.topology import Place
@@ -33,17 +36,18 @@ CLOSE_TRIES = 1000
 
 
 class Clock:
-    """A node's clocks. `offset_s` is what `clock.offset` faults add to the wall clock; `reads` counts looks at it."""
+    """A node's clocks; `effects` are those on the wall clock."""
 
-    __slots__ = ("_loop", "offset_s", "reads")
+    __slots__ = ("_loop", "effects")
 
     def __init__(self, loop: SimLoop) -> None:
-        self._loop, self.offset_s, self.reads = loop, 0.0, 0
+        self._loop = loop
+        self.effects: list[Effect] = []
 
     def time(self) -> float:
-        """Wall-clock seconds since 1970, with this node's skew."""
-        self.reads += 1
-        return EPOCH_S + self._loop.now + self.offset_s
+        """Wall-clock seconds since 1970, as this node's clock shows them."""
+        true_s = EPOCH_S + self._loop.now
+        return wall_s(self.effects, true_s, self._loop.now) if self.effects else true_s
 
     def monotonic(self) -> float:
         """Seconds on a clock that never jumps."""
@@ -75,6 +79,8 @@ class Machine:
         self._seed = f"{seed}/{place.node}"
         self.clock = Clock(loop)
         self.disk = SimDisk(self)
+        self.application: list[Effect] = []
+        self.sites = NodeSites(place.node, seed, self._application)
         self.listeners: dict[int, Listener] = {}
         self.datagrams: dict[int, DatagramTransport] = {}
         self._next_port = 32768
@@ -85,6 +91,9 @@ class Machine:
         random = Random(self._seed)
         random.random()
         return random
+
+    def _application(self) -> list[Effect]:
+        return self.application
 
     def role_seed(self) -> float:
         """What the running incarnation's `node.random` begins with."""
@@ -129,6 +138,9 @@ class Process:
     def __init__(self, machine: Machine) -> None:
         self.machine, self.node, self.incarnation = machine, machine.name, machine.incarnation
         self.alive, self.paused = True, False
+        self.pausing: set[str] = set()
+        self.born_s = machine.loop.now
+        self.limits: dict[Effect, int] = {}
         self.transports: dict[StreamTransport, None] = {}
         self._parked: list[tuple[float, Handle]] = []
         self._resumed: asyncio.Future[None] | None = None
@@ -143,6 +155,21 @@ class Process:
     def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task of this process."""
         return self.loop.create_task(coro, name=name, context=self.context.copy())
+
+    def files(self) -> int:
+        """How many connections and ports it has open."""
+        ports = [owner for owner in self.machine.listeners.values() if owner.process is self]
+        return sum(each.begun for each in self.transports) + len(ports) + len(self.machine.datagrams)
+
+    def has_room(self) -> bool:
+        """Whether it may open one more; a limit that says no is hit."""
+        if not self.limits:
+            return True
+        count = self.files()
+        met = [effect for effect, limit in self.limits.items() if count >= limit]
+        for effect in met:
+            effect.hits += 1
+        return not met
 
     async def runs(self) -> None:
         """Wait while the process is paused; raises NodeDown when it is no more."""
@@ -168,20 +195,25 @@ class Process:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    def pause(self) -> None:
+    def pause(self, why: str) -> None:
         """Stop running, as by SIGSTOP: what is scheduled waits, what arrives waits in the kernel."""
+        self.pausing.add(why)
         if not self.paused:
             self.paused = True
             self._parked = self.loop.park(self)
 
-    def resume(self) -> None:
-        if self.paused:
-            self.paused = False
-            parked, self._parked = self._parked, []
-            self.loop.unpark(parked)
-            if self._resumed is not None:
-                self._resumed.set_result(None)
-                self._resumed = None
+    def resume(self, why: str) -> int:
+        """Go on, unless there is another reason to pause; how much is late for that."""
+        self.pausing.discard(why)
+        if not self.paused or self.pausing:
+            return 0
+        self.paused = False
+        parked, self._parked = self._parked, []
+        self.loop.unpark(parked)
+        if self._resumed is not None:
+            self._resumed.set_result(None)
+            self._resumed = None
+        return sum(not handle.cancelled() for when, handle in parked if when <= self.loop.now)
 
     def arrive(self, handle: Handle) -> None:
         """Keep a delivery for the time when the process runs again."""

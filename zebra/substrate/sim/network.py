@@ -23,6 +23,7 @@ from zebra.substrate import Effect
 from zebra.substrate.sim.datagram import DatagramTransport
 from zebra.substrate.sim.loop import CURRENT, SimLoop
 from zebra.substrate.sim.machine import Machine, Nic, Process
+from zebra.substrate.sim.path import Bucket, Path, hit
 from zebra.substrate.sim.stream import BULK, StreamTransport
 from zebra.topology import Place, Topology
 
@@ -32,62 +33,6 @@ SYN_RETRIES = 6
 
 SERVICES = {"http": 80, "https": 443}
 """The services that the simulated resolver knows by name."""
-
-
-class Bucket:
-    """A rate limit: when it is free again, and seconds per byte."""
-
-    __slots__ = ("cost_s", "free")
-
-    def __init__(self, rate: float) -> None:
-        self.free, self.cost_s = 0.0, 1.0 / rate
-
-
-class Path:
-    """One ordered pair of nodes: its base latency, and the link effects that touch it at present."""
-
-    __slots__ = (
-        "base_s", "buckets", "datagram_s", "drops", "effects", "jitter_s", "left_s", "local", "rejects", "source",
-        "target", "uplinks", "version",
-    )  # fmt: skip
-
-    def __init__(
-        self, source: Machine, target: Machine, base_s: float, jitter: float, uplinks: tuple[Bucket, ...]
-    ) -> None:
-        self.source, self.target, self.base_s, self.jitter_s = source, target, base_s, base_s * jitter
-        self.uplinks = uplinks
-        self.local = source.nic is target.nic
-        self.version, self.left_s, self.datagram_s = -1, 0.0, 0.0
-        self.effects: tuple[Effect, ...] = ()
-        self.drops: tuple[Effect, ...] = ()
-        self.rejects: tuple[Effect, ...] = ()
-        self.buckets: tuple[tuple[Effect, Bucket], ...] = ()
-
-    def update(self, effects: Iterable[Effect], version: int) -> None:
-        pair = (self.source.name, self.target.name)
-        self.version = version
-        self.effects = tuple(effect for effect in effects if pair in effect.arguments["pairs"])
-        self.drops = tuple(effect for effect in self.effects if effect.arguments["drop"])
-        self.rejects = tuple(effect for effect in self.effects if effect.arguments["reject"])
-        self.buckets = tuple((e, b) for e in self.effects if e.arguments["rate"] for b in _buckets(e, pair))
-
-
-def _buckets(effect: Effect, pair: tuple[str, str]) -> list[Bucket]:
-    """The limits of a rate effect on a pair: one for each of its nodes and direction."""
-    on, made = effect.arguments["on"], effect.arguments["buckets"]
-    keys: list[Any] = [(node, way) for node, way in zip(pair, ("out", "in"), strict=True) if node in on] or [
-        (pair, "pair")
-    ]
-    return [made.setdefault(key, Bucket(effect.arguments["rate"])) for key in keys]
-
-
-def hit(effects: Iterable[Effect]) -> bool:
-    """Count a hit on each effect; whether there is any."""
-    found = False
-    for effect in effects:
-        effect.hits += 1
-        found = True
-    return found
 
 
 class Listener:
@@ -263,6 +208,8 @@ class Network:
         self.decided: Callable[[Effect, str, str, str, Over, int], object] = lambda *_: None
         self.version = 0
         self.effects: list[Effect] = []
+        self.lookups: list[Effect] = []
+        """The effects on what the resolver says."""
         self.machines: dict[str, Machine] = {}
         self.by_address: dict[str, Machine] = {}
         nics: dict[str, Nic] = {}
@@ -294,10 +241,35 @@ class Network:
         host = host.decode() if isinstance(host, bytes) else host
         if host in (None, "", "localhost", "0.0.0.0", "::", "::1") or str(host).startswith("127."):
             return self.here()
-        machine = self.machines.get(host) or self.by_address.get(host)
+        machine = self.machines.get(host)
+        if machine is not None:
+            return self._looked_up(machine) if self.lookups else machine
+        machine = self.by_address.get(host)
         if machine is None:
             raise socket.gaierror(socket.EAI_NONAME, f"no simulated node is called {host!r}")
         return machine
+
+    def _looked_up(self, machine: Machine) -> Machine:
+        """What the resolver says of a node's name under the effects on lookups; raises socket.gaierror."""
+        process = CURRENT.get()
+        asks = "" if process is None else process.node
+        for effect in self.lookups:
+            if (asks, machine.name) in effect.arguments["pairs"]:
+                effect.hits += 1
+                if effect.arguments["fail"]:
+                    raise socket.gaierror(socket.EAI_AGAIN, f"the name {machine.name!r} does not resolve at present")
+                return self._left(machine)
+        return machine
+
+    def _left(self, machine: Machine) -> Machine:
+        """The place that a node has moved away from: an address without power."""
+        first, second, rest = machine.address.split(".", 2)
+        address = f"{first}.{int(second) | 128}.{rest}"
+        if address not in self.by_address:
+            left = Machine(machine.place, address, machine.nic, self.loop, 0)
+            left.name, left.powered = "", False  # no link effect touches it
+            self.by_address[address] = left
+        return self.by_address[address]
 
     def getaddrinfo(
         self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
@@ -427,12 +399,19 @@ class Network:
         sock.connection = await self._handshake(self.here(), target, address[1])
         sock.peer, sock.name = (target.address, address[1]), sock.connection.get_extra_info("sockname")
 
+    def _open(self, machine: Machine) -> None:
+        """Before a process opens a connection or a port: raises OSError(EMFILE) when it may have no more."""
+        process = machine.process
+        if process is not None and process.limits and not process.has_room():
+            raise OSError(errno.EMFILE, "too many open files")
+
     async def _handshake(self, source: Machine, target: Machine, port: int) -> StreamTransport:
+        self._open(source)
         for attempt in range(SYN_RETRIES + 1):
             out = self.path(source, target)
-            if hit(out.rejects):
+            if hit(out.rejects + out.new_rejects):
                 raise self._refused(target, port)
-            if not (hit(out.drops) or self.chance(out, "loss", "connect", 0)):
+            if not (hit(out.drops + out.new_drops) or self.chance(out, "loss", "connect", 0)):
                 await asyncio.sleep(self.departure(out, 0))
                 back = self.path(target, source)
                 if target.powered and not (hit(back.drops) or self.chance(back, "loss", "connect", 0)):
@@ -445,7 +424,7 @@ class Network:
     async def _answer(self, source: Machine, target: Machine, port: int, wait_s: float) -> StreamTransport:
         """The connection has reached the target, whose answer is on its way back."""
         listener = target.listeners.get(port)
-        if listener is None or (listener.local and source is not target):
+        if listener is None or (listener.local and source is not target) or self.path(source, target).crowded():
             await asyncio.sleep(wait_s)
             raise self._refused(target, port)
         local = source.free_port()
@@ -485,6 +464,7 @@ class Network:
         number = int(port or 0) or machine.free_port()
         if number in machine.listeners:
             raise OSError(errno.EADDRINUSE, f"port {number} of {machine.name} is in use")
+        self._open(machine)
         server = SimServer(self.loop, machine, "127.0.0.1" if local else host or "0.0.0.0", number)
         server.listener = Listener(machine.process, server, factory, local)
         if start_serving:
@@ -498,6 +478,7 @@ class Network:
         port = (local[1] if local else 0) or machine.free_port()
         if port in machine.datagrams:
             raise OSError(errno.EADDRINUSE, f"datagram port {port} of {machine.name} is in use")
+        self._open(machine)
         assert machine.process is not None
         protocol = factory()
         peer = None if remote is None else (self.resolve(remote[0]).address, int(remote[1]))

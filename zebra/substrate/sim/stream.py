@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from zebra.errors import Hang
 from zebra.substrate.sim.loop import Handle
+from zebra.substrate.sim.passage import EOF, PART, RTO_MAX_S, RTO_S, judged
 
 if TYPE_CHECKING:
     from zebra.blob import Blob
     from zebra.substrate.sim.machine import Machine, Process
-    from zebra.substrate.sim.network import Network, Path, SimServer
+    from zebra.substrate.sim.network import Network, SimServer
+    from zebra.substrate.sim.path import Path
 
 HIGH_WATER = 64 * 1024
 """Bytes in a transport's own buffer at which its writer is asked to pause (asyncio's default)."""
@@ -39,13 +41,12 @@ SEGMENT = 2**20 + 2**12
 BULK = 16 * 1024
 """Messages at least this long queue for the network cards; shorter ones slip between their packets."""
 
-RTO_S, RTO_MAX_S = 0.2, 120.0
-"""The first and the longest retransmission time-out (Linux)."""
+ACCEPT_RETRY_S = 1.0
+"""A process without a free file looks at its listening ports again after so long, as asyncio does."""
 
 GIVE_UP_S = 924.0
 """A connection whose data is not acknowledged for so long is dropped (Linux's tcp_retries2 = 15)."""
 
-_EOF, _PART = object(), object()
 _NOTHING: deque[tuple[Any, int]] = deque(maxlen=0)
 
 
@@ -58,19 +59,20 @@ class StreamTransport(asyncio.Transport):
 
     __slots__ = (
         "_begun", "_behind", "_broken", "_closing", "_data_received", "_dead", "_eof_sent", "_high",
-        "_in_flight", "_last_s", "_left_s", "_loop", "_lost", "_low", "_machine", "_names", "_network",
+        "_in_flight", "_last_s", "_left_s", "_loop", "_lost", "_low", "_machine", "_marks", "_names",
         "_off", "_other", "_out", "_paused_writing", "_process", "_pumping", "_queue", "_reading",
-        "_received", "_rest", "_rto_s", "_stall_began_s", "_unacked", "_uncredited", "context", "protocol",
-        "server",
+        "_received", "_rest", "_rto_s", "_stall_began_s", "_unacked", "_uncredited", "context", "network",
+        "protocol", "server",
     )  # fmt: skip
 
     def __init__(self, network: Network, process: Process | None, machine: Machine, peer: tuple[str, int], port: int,
                  context: Context) -> None:  # fmt: skip
         # no super().__init__(): all it makes is a dictionary for `get_extra_info`
-        self._network, self._loop, self._process, self._machine = network, network.loop, process, machine
+        self.network, self._loop, self._process, self._machine = network, network.loop, process, machine
         self._names, self.context = (peer, (machine.address, port)), context
         self.protocol: Any = None
         self.server: SimServer | None = None
+        self._marks: dict[int, float] | None = None
         self._data_received: Callable[[bytes], object] | None = None
         self._begun, self._reading = False, True
         self._dead = self._off = self._lost = self._eof_sent = self._closing = self._broken = self._paused_writing = (
@@ -92,8 +94,8 @@ class StreamTransport(asyncio.Transport):
     def join(self, other: StreamTransport) -> None:
         """Make two ends one connection."""
         self._other, other._other = other, self
-        self._out: Path = self._network.path(self._machine, other._machine)
-        other._out = self._network.path(other._machine, self._machine)
+        self._out: Path = self.network.path(self._machine, other._machine)
+        other._out = self.network.path(other._machine, self._machine)
 
     def accept(self, server: SimServer, factory: Callable[[], Any]) -> None:
         """Let the listening process make a protocol for this end, as soon as it runs."""
@@ -103,9 +105,16 @@ class StreamTransport(asyncio.Transport):
     def _accepted(self, factory: Callable[[], Any]) -> None:
         if self._dead or self._lost or self._broken:
             return
+        if self._process is not None and self._process.limits and not self._process.has_room():
+            self._loop.call_later(ACCEPT_RETRY_S, self._soon, self._accepted, factory, context=self._loop.kernel)
+            return
         self.set_protocol(factory())
         self.protocol.connection_made(self)
         self.begin()
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
 
     def begin(self) -> None:
         """The protocol is connected: hand it what has arrived meanwhile."""
@@ -226,7 +235,7 @@ class StreamTransport(asyncio.Transport):
     def write_eof(self) -> None:
         if not self._eof_sent and not self.is_closing():
             self._eof_sent = True
-            self._push(_EOF, 0)
+            self._push(EOF, 0)
 
     def close(self) -> None:
         """Send what was written, then say that there is no more. Unread data makes it a reset, as Linux does."""
@@ -243,18 +252,18 @@ class StreamTransport(asyncio.Transport):
             self._queue.clear()
             self._rest = 0
             if self._eof_sent:
-                self._push(_EOF, 0)
+                self._push(EOF, 0)
         if not self._closing:
             self._close()
         self._soon(self._lose, None)
 
     def _close(self) -> None:
         self._closing = True
-        if self._received and self._received[0][0] is not _EOF:
+        if self._received and self._received[0][0] is not EOF:
             self._reset_other()
         elif not self._eof_sent:
             self._eof_sent = True
-            self._push(_EOF, 0)
+            self._push(EOF, 0)
         self._received = _NOTHING
 
     # -- sending ---------------------------------------------------------------------------------------------
@@ -298,7 +307,7 @@ class StreamTransport(asyncio.Transport):
             last = rest <= SEGMENT
             if self._off or self._broken:
                 break
-            if not self._transmit(payload if last else _PART, rest if last else SEGMENT):
+            if not self._transmit(payload if last else PART, rest if last else SEGMENT):
                 self._wait()
                 return
             if not last:
@@ -313,21 +322,24 @@ class StreamTransport(asyncio.Transport):
 
     def _transmit(self, payload: Any, size: int) -> bool:
         """Put one message on the path; False when nothing gets through there and it has to be sent again."""
-        network, other, path, loop = self._network, self._other, self._out, self._loop
+        network, other, path, loop = self.network, self._other, self._out, self._loop
         if path.version != network.version:
             path.update(network.effects, network.version)
         if path.effects or size >= BULK:
-            lost_s = self._lost_s(path, size)
-            if lost_s is None:
-                return self._broken
+            made = judged(self, path, payload, size) if path.effects else [(0.0, payload, size)]
+            if not made:
+                return made is not None
             if not other._machine.powered:
                 return False
-            at = loop.now + lost_s + network.departure(path, size)
+            takes_s = network.departure(path, size)
             if size >= BULK:
                 self._left_s = path.left_s
-        elif not other._machine.powered:
+            for late_s, part, length in made:
+                self._launch(loop.now + late_s + takes_s, part, length)
+            return True
+        if not other._machine.powered:
             return False
-        elif path.local:
+        if path.local:
             at = loop.now + path.base_s + path.jitter_s * network.draw()
         else:
             # What `departure` does, written out: nearly all messages come by here.
@@ -343,29 +355,43 @@ class StreamTransport(asyncio.Transport):
         heappush(loop._timers, (at, loop._next_timer(), Handle(other.context.run, other._arrive, payload, size)))
         return True
 
-    def _lost_s(self, path: Path, size: int) -> float | None:
-        """Seconds that retransmissions cost a message, by the effects on its path; None if it does not get through."""
-        network = self._network
-        if path.drops:
-            for effect in path.drops:
-                effect.hits += 1
-            return None
-        if path.rejects:
-            for effect in path.rejects:
-                effect.hits += 1
-            self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset: the path rejects"))
-            return None
-        if network.chance(path, "reset", "stream", size):
-            self._reset_other()
-            self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
-            return None
-        lost_s, rto_s = 0.0, RTO_S
-        while rto_s < RTO_MAX_S and network.chance(path, "loss", "stream", size):
-            lost_s += rto_s
-            rto_s *= 2
-        return lost_s
+    def _launch(self, at: float, payload: Any, size: int) -> None:
+        """Let a message arrive at a time, or right after the one before it."""
+        self._last_s = at = max(at, self._last_s)
+        self._unacked += 1
+        loop, other = self._loop, self._other
+        heappush(loop._timers, (at, loop._next_timer(), Handle(other.context.run, other._arrive, payload, size)))
 
-    def _fail(self, error: OSError) -> None:
+    # -- ends that effects make ------------------------------------------------------------------------------
+
+    @property
+    def marks(self) -> dict[int, float]:
+        """What effects remember of this connection, by their numbers."""
+        if self._marks is None:
+            self._marks = {}
+        return self._marks
+
+    @property
+    def peer(self) -> str:
+        """The node at the other end."""
+        return self._other._machine.name
+
+    @property
+    def waits(self) -> bool:
+        """Whether something that was written has not left yet."""
+        return bool(self._queue) and not self._broken and not self._off
+
+    def reset(self) -> None:
+        """The connection breaks, for both ends."""
+        self._reset_other()
+        self.fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+
+    def cut_off(self) -> None:
+        """Nothing more is sent; what the other end sends is answered with a reset."""
+        self._queue, self._rest, self._closing, self._eof_sent = None, 0, True, True
+        self._soon(self._lose, ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+
+    def fail(self, error: OSError) -> None:
         """The connection is broken on this side."""
         self._broken = True
         self._queue = None
@@ -376,7 +402,7 @@ class StreamTransport(asyncio.Transport):
     def _reset_other(self) -> None:
         """Send a reset; it travels like data, and is not sent again when lost."""
         self._broken = True
-        network, other = self._network, self._other
+        network, other = self.network, self._other
         if other._dead:
             return
         path = network.path(self._machine, other._machine)
@@ -387,7 +413,7 @@ class StreamTransport(asyncio.Transport):
 
     def _was_reset(self, error: OSError) -> None:
         if not self._broken:
-            self._fail(error)
+            self.fail(error)
 
     # -- retransmission --------------------------------------------------------------------------------------
 
@@ -398,16 +424,16 @@ class StreamTransport(asyncio.Transport):
             self._loop.call_later(self._rto_s, self._retry, context=self._loop.kernel)
 
     def _retry(self) -> None:
-        other, network = self._other, self._network
+        other, network = self._other, self.network
         if self._off or self._broken:
             return
         out, back = network.path(self._machine, other._machine), network.path(other._machine, self._machine)
-        silent = [*out.drops, *(back.drops if self._uncredited else ())]
+        silent = [*out.drops, *(out.holds if self._queue else ()), *(back.drops if self._uncredited else ())]
         for effect in silent:
             effect.hits += 1
         if silent or not other._machine.powered:
             if self._loop.now - self._stall_began_s > GIVE_UP_S:
-                self._fail(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
+                self.fail(TimeoutError(errno.ETIMEDOUT, "connection timed out"))
                 return
             self._rto_s = min(self._rto_s * 2, RTO_MAX_S)
             self._loop.call_later(self._rto_s, self._retry, context=self._loop.kernel)
@@ -416,7 +442,7 @@ class StreamTransport(asyncio.Transport):
         if other._dead or out.rejects:
             for effect in out.rejects:
                 effect.hits += 1
-            self._fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+            self.fail(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
             return
         self._in_flight, self._uncredited = self._in_flight - self._uncredited, 0
         self._may_resume()
@@ -470,10 +496,10 @@ class StreamTransport(asyncio.Transport):
         self._behind = None
 
     def _receive(self, payload: Any, size: int) -> None:
-        if payload is _PART:
+        if payload is PART:
             return
         if self._lost or self._dead or self._closing:
-            if payload is not _EOF and not self._broken:
+            if payload is not EOF and not self._broken:
                 self._reset_other()
         elif self._begun and self._reading and not self._received:
             self._deliver(payload, size)
@@ -499,7 +525,7 @@ class StreamTransport(asyncio.Transport):
                     self.protocol.blob_received(blob, before)
                 else:
                     self.protocol.blob_received(blob)
-            elif payload is _PART:
+            elif payload is PART:
                 return
             else:
                 if not self.protocol.eof_received():
@@ -509,7 +535,7 @@ class StreamTransport(asyncio.Transport):
             raise
         except BaseException as error:
             self._fatal(error)
-        other, out, network = self._other, self._out, self._network
+        other, out, network = self._other, self._out, self.network
         if out.version != network.version:
             out.update(network.effects, network.version)
         if out.drops:
@@ -566,11 +592,11 @@ class StreamTransport(asyncio.Transport):
         self._dead, self._off = True, silent
         if silent:
             self._queue = None
-        elif self._received and self._received[0][0] is not _EOF:
+        elif self._received and self._received[0][0] is not EOF:
             self._reset_other()
         elif not self._eof_sent:
             self._eof_sent = True
-            self._push(_EOF, 0)
+            self._push(EOF, 0)
         self.protocol = self._data_received = None
         self._received = _NOTHING
         if not other._dead and (other._in_flight or other._unacked):

@@ -1,0 +1,1 @@
+"""Adapters for common configuration systems, each a small file that shows how to write the next."""
