@@ -35,6 +35,9 @@ SESSION = re.compile(r"zebra-[0-9]+-[0-9a-f]{8}")
 TRIES, EVERY_S = 40, 0.05
 """How often it is looked again whether what is under way is over."""
 
+LATE, EMPTY = 20, 10240
+"""How many times as long as an import takes another one may; and the bytes of an empty archive."""
+
 OK, CREATED, NO_CONTENT, FORBIDDEN, NOT_FOUND, CONFLICT = 200, 201, 204, 403, 404, 409
 
 
@@ -181,19 +184,25 @@ def _taken_by_another(engine: EngineSocket, entry: dict[str, Any]) -> bool:
 def _image(engine: EngineSocket, entry: dict[str, Any]) -> bool:
     """Remove an image; False while it is not gone for certain.
 
-    Nobody else can hold a place for it. But a second import, begun later, is not done before the first one.
+    Nobody else can hold a place for it, and an import that the session has asked for can end after one that was begun
+    later. So where the image is not there, one is imported as it would have been, and the first one is looked for
+    `LATE` times as long as that took.
     """
     wanted = [f"{name}={value}" for name, value in entry["labels"].items()]
     if LABEL_SESSION not in entry["labels"]:
         return True
     images = f"/images/json?{urlencode({'filters': json.dumps({'label': wanted})})}"
-    found = [image["Id"] for image in _ask(engine, "GET", images)[1]]
-    if not found:  # under another name: this one may be somebody else's
+    status, found = _ask(engine, "GET", images)
+    if status == OK and not found:  # under another name: this one may be somebody else's
+        began = time.monotonic()
         repository, _, tag = entry["name"].partition(":")
         changes = [("changes", f"LABEL {each}") for each in wanted]
         query = urlencode([("fromSrc", "-"), ("repo", repository), ("tag", f"{tag}-late"), *changes])
-        engine.ask("POST", f"/images/create?{query}", bytes(1024), "application/x-tar")
-        found = [image["Id"] for image in _ask(engine, "GET", images)[1]]
+        engine.ask("POST", f"/images/create?{query}", bytes(EMPTY), "application/x-tar")
+        until = began + LATE * (time.monotonic() - began)
+        while len(found) < 2 and time.monotonic() < until:
+            status, found = _ask(engine, "GET", images)
+            time.sleep(EVERY_S)
     for image in found:
-        _ask(engine, "DELETE", f"/images/{image}?force=true")
-    return not _ask(engine, "GET", images)[1]
+        _ask(engine, "DELETE", f"/images/{image['Id']}?force=true")
+    return status == OK and not _ask(engine, "GET", images)[1]
