@@ -18,7 +18,7 @@ import msgspec
 
 from zebra.cluster import Cluster
 from zebra.errorlog import ErrorLog, compiled
-from zebra.errors import ConfigError, Hang, Infrastructure, TargetError
+from zebra.errors import ConfigError, Hang, Infrastructure
 from zebra.events import SCHEMA, Event, EventLog, History
 from zebra.injection.injector import Injector
 from zebra.invariant import Checks, Violation, find
@@ -284,11 +284,11 @@ class _Run:
             done = True
         finally:
             following.cancel()
-            await asyncio.wait([following])
+            [trouble] = await asyncio.gather(following, return_exceptions=True)
             if not done:
                 await self.injector.drop_rolls()
-        if following.done() and not following.cancelled() and following.exception() is not None:
-            raise following.exception() or TargetError("the schedule failed")
+        if isinstance(trouble, Exception):
+            raise trouble
         await self.injector.end_rolls()
 
     async def _liveness(self, cluster: Cluster) -> None:

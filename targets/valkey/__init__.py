@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 async def alike_again(cluster: Cluster) -> None:
-    """Progress: once all is healed, the nodes hold the same."""
+    """Progress: once all is healed, the nodes hold the same, and whatever two replicas have confirmed."""
     await cluster.client.compare("healing", within_s=CONVERGE_S - 1)
+    await cluster.client.read_back()
 
 
 @cache

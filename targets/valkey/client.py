@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any, TypeVar
 
 from zebra.errors import Failed
 from zebra.node import Node
 from zebra.targets.valkey import certificates, workload
-from zebra.targets.valkey.dataset import DataSet, count, differences, read_data
+from zebra.targets.valkey.dataset import DataSet, differences, read_data
+from zebra.targets.valkey.dataset import count as count_keys
 from zebra.targets.valkey.resp import Argument, ReplyError, Resp, fields
 from zebra.targets.valkey.space import PORT, shown
 
@@ -23,6 +25,8 @@ ALIKE_S = 6.0
 LOOK_S = 0.02
 WAIT_MS = 1000
 CONNECTION = (OSError, EOFError, TimeoutError)
+PASSING = (*CONNECTION, ReplyError)
+"""What a client sees of a server that is restarted: no connection, or that it still loads its data."""
 HEALTH = {
     "rdb_last_bgsave_status": "ok",
     "aof_last_bgrewrite_status": "ok",
@@ -92,19 +96,52 @@ class ValkeyClient:
         async with self.node.op("load", tag=tag, to=self.primary):
             await self.on(self.primary, work, timeout_s=2 * CALL_S)
 
-    async def write(self, replicas: int = 2, timeout_ms: int = WAIT_MS) -> int:
-        """Write one key of its own and wait for so many replicas: how many confirmed it."""
+    async def write(self, replicas: int = 2, timeout_ms: int = WAIT_MS, saved: bool = False) -> int:
+        """Write one key of its own and wait for so many replicas: how many confirmed it.
+
+        `saved` is for a primary that saves when it is stopped: what it has said itself is to be kept then.
+        """
         self.written += 1
         key, value = f"{self.node.name}:{self.written}", f"v{self.node.random.getrandbits(32)}"
 
         async def work(connection: Resp) -> int:
             await connection.call("SET", key, value)
-            return int(await connection.call("WAIT", replicas, timeout_ms))
+            return int(await connection.call("WAIT", replicas, timeout_ms)) if replicas else 0
 
         async with self.node.op("write", key=key, value=value) as op:
             confirmed = await self.on(self.primary, work, timeout_s=CALL_S + timeout_ms / 1000)
-            op.note(confirmed=confirmed)
+            op.note(confirmed=confirmed, saved=saved)
         return confirmed
+
+    # -- while servers may be restarted ------------------------------------------------------------------------
+
+    async def load_on(self, tag: str, configs: dict[str, Any]) -> None:
+        """`load` past restarts, into databases that all nodes allow; every try under a name of its own."""
+        tries = count(1)
+        await self.past_restarts(lambda: self.load(f"{tag}-{next(tries)}", configs, shared=True))
+
+    async def write_on(self, for_s: float) -> None:
+        """Write one key after the other past restarts, for so long, and at least one.
+
+        They count as kept once the primary has said so, for it saves before it goes.
+        """
+        until = time.monotonic() + for_s
+        while True:
+            await self.past_restarts(lambda: self.write(replicas=0, saved=True))
+            if time.monotonic() > until:
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def past_restarts(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something anew while it fails as it does on a server that is restarted, for `ALIKE_S` at most."""
+        until = time.monotonic() + ALIKE_S
+        while True:
+            try:
+                return await work()
+            except PASSING:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(LOOK_S)
 
     # -- comparing -------------------------------------------------------------------------------------------
 
@@ -127,11 +164,11 @@ class ValkeyClient:
 
     async def _state(self) -> dict[str, str]:
         """What is wrong with the replication state or with a node itself, by node."""
-        infos: dict[str, Any] = {}
+        infos: dict[str, Any] = {self.primary: "it is being restarted"}
         for name in self.servers():
             try:
                 infos[name] = fields(await self.command(name, "INFO", "everything"))
-            except (*CONNECTION, ReplyError) as error:
+            except PASSING as error:
                 infos[name] = f"{type(error).__name__} {error}".strip()
         found = {name: self._wrong(name, info, infos[self.primary]) for name, info in infos.items()}
         return {name: wrong for name, wrong in found.items() if wrong}
@@ -157,9 +194,9 @@ class ValkeyClient:
         for name in self.servers():
             try:
                 data[name] = await self.on(name, read_data)
-            except (*CONNECTION, ReplyError) as error:
+            except PASSING as error:
                 return {name: [f"cannot be read: {type(error).__name__} {error}".strip()]}
-        self.counts = {name: count(held) for name, held in data.items()}
+        self.counts = {name: count_keys(held) for name, held in data.items()}
         found = {name: differences(data[self.primary], held) for name, held in data.items() if name != self.primary}
         return {name: lines for name, lines in found.items() if lines}
 

@@ -31,7 +31,7 @@ class Healthy:
 
 @invariant("valkey.no_lost_write", on=("op.invoke", "op.ok", "valkey.kept"))
 class NoLostWrite:
-    """What both replicas confirmed by `WAIT 2` is on whichever node is the primary later."""
+    """What both replicas confirmed by `WAIT 2`, or a primary that saves before it goes, is on the primary later."""
 
     def __init__(self) -> None:
         self.asked: dict[tuple[str, int], Event] = {}
@@ -42,12 +42,13 @@ class NoLostWrite:
             for key, (value, written) in self.confirmed.items():
                 if event["values"].get(key) != value:
                     held = event["values"].get(key, "nothing")
-                    lost = f"{key}={value} was confirmed by two replicas, {event['on']} holds {held}"
+                    by = "a primary that saves before it goes" if written["saved"] else "two replicas"
+                    lost = f"{key}={value} was confirmed by {by}, {event['on']} holds {held}"
                     return Violation(lost, (written, event))
         elif event["f"] == "write":
             if event.kind == "op.invoke":
                 self.asked[event.node, event["op"]] = event
-            elif event["confirmed"] >= 2:
+            elif event["confirmed"] >= 2 or event["saved"]:
                 asked = self.asked[event.node, event["op"]]
                 self.confirmed[asked["key"]] = (asked["value"], event)
         return None

@@ -16,7 +16,8 @@ from zebra.targets.valkey.texts import SECRET
 
 START_S = 10.0
 LOOK_S = 0.01
-STOP_S = 2.0
+STOP_S = 4.0
+"""A primary waits for its replicas before it saves and goes: they tell it once a second how far they are."""
 ASK_S = 0.5
 
 

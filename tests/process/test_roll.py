@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import gc
 from typing import Literal
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from zebra import Cluster, Roll, RunSpec, Schedule, run
 from zebra.rpc import RpcError
 from zebra.substrate.process import SUBSTRATE
-from zebra.testing import echo
+from zebra.testing import EchoServer, echo
 
 pytestmark = pytest.mark.skipif(bool(SUBSTRATE.unavailable()), reason=SUBSTRATE.unavailable())
 
@@ -43,3 +45,25 @@ def test_processes_change_one_after_the_other(how: Literal["restart", "reload"])
         assert [node for kind, node in again if kind == "node.stopping"] == [
             node for kind, node in again if kind == "node.ready"
         ]
+
+
+class OldGreeting(EchoServer):
+    """Does not start with another greeting than the usual one."""
+
+    async def run(self) -> None:
+        if self.node.config.greeting == "hello ":
+            raise ValueError("no such greeting")
+        await super().run()
+
+
+async def waits(cluster: Cluster) -> None:
+    await cluster.event("never")
+
+
+def test_a_node_that_does_not_start_anew_is_the_crash_and_nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    target = dataclasses.replace(echo, roles={"server": OldGreeting})
+    roll = Roll(nodes=("server-1",), values={"echo.greeting": "hello "})
+    outcome = run(waits, RunSpec(target="echo", substrate="process", schedule=Schedule((roll,))), target=target)
+    gc.collect()
+    assert (outcome.result, outcome.message) == ("crash", "server-1: ValueError: no such greeting")
+    assert not caplog.records, caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import pytest
 
 from tests.projects import decide
 from tests.real import absent
+from zebra.campaign.result import CampaignResult
 from zebra.cluster import Cluster
 from zebra.events import Event
+from zebra.injection.schedule import Roll, Schedule
 from zebra.params import Assignment
 from zebra.params.parameter import Value
 from zebra.run import run
@@ -27,6 +29,7 @@ from zebra.targets.valkey.invariants import CONVERGE_S, CONVERGES, Healthy, NoLo
 from zebra.targets.valkey.resp import ReplyError, Resp, parse
 from zebra.targets.valkey.space import QUICK_S, config_type, no_tls, read_space, server_path, unavailable
 from zebra.targets.valkey.test_valkey import test_replicas_hold_what_the_primary_holds as whole_scenario
+from zebra.targets.valkey.test_valkey import test_what_is_confirmed_outlives_restarts as outlives_restarts
 from zebra.targets.valkey.texts import SECRET, other_text, renamed
 from zebra.testing import check_invariant, event, history
 
@@ -76,9 +79,10 @@ def test_data_sets_are_compared_by_database_type_value_and_expiry() -> None:
     ]
 
 
-def written(number: int, confirmed: int) -> list[Event]:
+def written(number: int, confirmed: int, saved: bool = False) -> list[Event]:
     named: dict[str, Any] = {"node": "client-1", "op": number, "f": "write"}
-    return [event("op.invoke", key=f"k{number}", value="v", **named), event("op.ok", confirmed=confirmed, **named)]
+    told = event("op.ok", confirmed=confirmed, saved=saved, **named)
+    return [event("op.invoke", key=f"k{number}", value="v", **named), told]
 
 
 def test_a_confirmed_write_must_stay_and_another_need_not() -> None:
@@ -86,6 +90,8 @@ def test_a_confirmed_write_must_stay_and_another_need_not() -> None:
     assert check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 1), kept)) is None
     found = check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 2), kept))
     assert found is not None and found.message == "k2=v was confirmed by two replicas, replica-1 holds nothing"
+    saved = check_invariant(NoLostWrite, history(*written(1, 2), *written(2, 0, saved=True), kept))
+    assert saved is not None and "confirmed by a primary that saves before it goes" in saved.message
 
 
 def test_the_invariants_accept_what_is_alike_and_name_who_is_not() -> None:
@@ -215,43 +221,60 @@ def test_a_lost_confirmed_write_and_a_stray_one_are_seen() -> None:
     assert stray.violation is not None and "replica-1 db0: has besides 1 keys (stray)" in stray.violation.message
 
 
-CAMPAIGN = """
+FEW = """
 import dataclasses
 from typing import Annotated
 import msgspec, pytest
 from zebra import Param
 from zebra.targets.valkey import target
 from zebra.targets.valkey.space import OWN, field_name
+from zebra.targets.valkey.test_valkey import test_what_is_confirmed_outlives_restarts as outlives_restarts
 
 hints = target().config.__annotations__
-USED = [*OWN, "tls-port", "requirepass", "rename-command"]
-varied = {name: hints[name] for name in ("databases", "dir", "disable_thp")}
+USED = [*OWN, "databases", "tls-port", "requirepass", "rename-command"]
 held = {field_name(name): Annotated[hints[field_name(name)].__origin__, Param(why="held")] for name in USED}
-fields = [f for f in msgspec.structs.fields(target().config) if f.name in varied | held]
-Config = msgspec.defstruct("Config", [(f.name, (varied | held)[f.name], f.default) for f in fields], frozen=True,
-                           kw_only=True, rename={f.name: f.encode_name for f in fields}, module=__name__)
+both = held | {name: hints[name] for name in VARIED}
+fields = [f for f in msgspec.structs.fields(target().config) if f.name in both]
+Config = msgspec.defstruct("Config", [(f.name, both[f.name], f.default) for f in fields], frozen=True, kw_only=True,
+                           rename={f.name: f.encode_name for f in fields}, module=__name__)
+TARGET = dataclasses.replace(target(), config=Config, profiles=(), accepted=None)
+"""
+"""A target with a few parameters: `requires` looks at all of a space, run by run."""
 
-@pytest.mark.zebra(dataclasses.replace(target(), config=Config, profiles=(), accepted=None), timeout="40s")
+STREAM = """
+@pytest.mark.zebra(TARGET, timeout="40s")
 async def test_few(cluster):
     await cluster.client.compare("start")
     await cluster.client.load("stream", {node: cluster.config_of(node) for node in cluster.nodes()})
     await cluster.client.compare("the command stream")
 """
-"""Three parameters and the first phase of the scenario: `requires` looks at all of a space, run by run."""
+
+RESTARTS = """
+@pytest.mark.zebra(TARGET, timeout="40s", assignment={"valkey.save": {"*": "3600 1"}})
+async def test_few(cluster):
+    await outlives_restarts(cluster)
+"""
+
+
+def decided(directory: Path, test: str, varied: Sequence[str], *options: str) -> tuple[CampaignResult, str]:
+    """A campaign of one test over a few parameters: what it found and printed."""
+    (directory / "test_few.py").write_text(f"VARIED = {list(varied)}\n{FEW}{test}")
+    result, done = decide(directory, *options, "test_few.py")
+    return result, done.stdout
 
 
 def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) -> None:
-    (tmp_path / "test_few.py").write_text(CAMPAIGN)
-    result, done = decide(tmp_path, "--zebra-workers=8", "--zebra-params=valkey.d*", "test_few.py")
+    varied = ("databases", "dir", "disable_thp")
+    result, said = decided(tmp_path, STREAM, varied, "--zebra-workers=8", "--zebra-params=valkey.d*")
     verdicts = {parameter.name: parameter for parameter in result.parameters}
     found = verdicts["valkey.databases"]
-    assert found.verdict == "unsafe" and found.direction == "primary>replica", done.stdout
+    assert found.verdict == "unsafe" and found.direction == "primary>replica", said
     assert found.values in (["16", "4"], ["64", "16"]), "the primary has more than the replica"
     assert found.evidence is not None and found.evidence.replay.startswith("zebra1.")
     assert verdicts["valkey.disable-thp"].verdict == "safe"
     assert verdicts["valkey.dir"].verdict == "untested" and "reserved" in verdicts["valkey.dir"].note
     assert result.unexplained == 0 and result.reads_unseen
-    assert "what the servers read cannot be observed" in done.stdout
+    assert "what the servers read cannot be observed" in said
     output = (tmp_path / "zebra-report" / "output" / "valkey.databases" / "primary-1.stdout").read_text()
     assert "Ready to accept connections" in output
 
@@ -260,12 +283,12 @@ def test_a_campaign_finds_databases_unsafe_in_its_one_direction(tmp_path: Path) 
 
 
 @contextmanager
-def server(directory: Path, port: int, *options: str) -> Iterator[None]:
+def server(directory: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     command = [server_path(), "--port", str(port), "--bind", "127.9.9.9", "--dir", str(directory), "--save", "",
                "--repl-diskless-sync-delay", "0", *options]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -374,6 +397,63 @@ def test_more_databases_are_rolled_out_to_the_replicas_first(order: tuple[str, .
     outcome = run(scenario, spec())
     assert outcome.result == result, outcome.explain()
     assert result == "pass" or "db63: lacks" in outcome.message
+
+
+SAVES: Assignment = {"valkey.save": {"*": "3600 1"}}
+
+
+@pytest.mark.parametrize("order", [("primary", "replica"), ("replica", "primary")], ids=">".join)
+@pytest.mark.parametrize(
+    ("values", "result"),
+    [
+        ({}, "pass"),
+        ({"valkey.hz": 40}, "pass"),
+        ({"valkey.appendonly": True}, "fail"),
+        ({"valkey.dbfilename": "other-dump.rdb"}, "fail"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, dict) else "",
+)
+def test_servers_that_are_restarted_keep_what_they_saved_unless_they_look_for_it_elsewhere(
+    order: tuple[str, ...], values: dict[str, Value], result: str
+) -> None:
+    schedule = Schedule((Roll(nodes=order, values=values, at_s=0.5),))
+    rolled = RunSpec(target="valkey", substrate="process", assignment=SAVES, schedule=schedule)
+    outcome = run(outlives_restarts, rolled)
+    assert outcome.result == result, outcome.explain()
+    assert result == "pass" or "confirmed by a primary that saves before it goes" in outcome.message
+    assert run(outlives_restarts, RunSpec(target="valkey", substrate="process", assignment=SAVES | {
+        name: {"*": value} for name, value in values.items()})).result == "pass", "alike from the start"  # fmt: skip
+
+
+def test_a_server_that_is_restarted_with_appendonly_forgets_what_it_saved(tmp_path: Path) -> None:
+    """By hand, without zebra."""
+
+    async def work(*commands: tuple[str, ...]) -> list[object]:
+        connection = await _patient(6401)
+        answers = await connection.pipeline(list(commands))
+        connection.close()
+        await asyncio.sleep(0)
+        return answers
+
+    def restarted(*options: str) -> list[object]:
+        with server(tmp_path, 6401, "--save", "3600", "1", *options) as process:
+            answers = asyncio.run(work(("GET", "k"), ("SET", "k", "v")))
+            process.terminate()
+            process.wait()
+        return answers
+
+    assert [restarted()[0], restarted()[0]] == [None, b"v"]
+    assert restarted("--appendonly", "yes")[0] is None
+
+
+def test_a_campaign_finds_that_appendonly_cannot_be_rolled_out(tmp_path: Path) -> None:
+    result, said = decided(tmp_path, RESTARTS, ("appendonly", "hz"), "--zebra-workers=4", "--zebra-rolling=restart")
+    verdicts = {parameter.name: parameter for parameter in result.parameters}
+    found = verdicts["valkey.appendonly"]
+    assert (found.verdict, found.rolling) == ("unsafe", True), said
+    assert verdicts["valkey.hz"].verdict == "safe", said
+    safe = {to: [r.safe for r in found.rollouts if r.values[1] == to] for to in ("true", "false")}
+    assert not any(safe["true"]) and safe["true"] and any(safe["false"]), said
 
 
 def test_a_server_in_cluster_mode_follows_nobody_which_makes_the_parameter_invalid(tmp_path: Path) -> None:

@@ -349,8 +349,7 @@ class Injector:
         """The test has failed: leave rolls as they are."""
         for roll in self._rolls:
             roll.cancel()
-        if self._rolls:
-            await asyncio.wait(self._rolls)
+        await asyncio.gather(*self._rolls, return_exceptions=True)
 
 
 def _hit(made: Fault, on: Selection) -> tuple[str, ...]:
