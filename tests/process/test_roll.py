@@ -60,7 +60,9 @@ async def waits(cluster: Cluster) -> None:
     await cluster.event("never")
 
 
-def test_a_node_that_does_not_start_anew_is_the_crash_and_nothing_else_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_that_does_not_start_anew_is_the_crash_and_nothing_else_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     target = dataclasses.replace(echo, roles={"server": OldGreeting})
     roll = Roll(nodes=("server-1",), values={"echo.greeting": "hello "})
     outcome = run(waits, RunSpec(target="echo", substrate="process", schedule=Schedule((roll,))), target=target)
