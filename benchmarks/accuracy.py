@@ -21,18 +21,20 @@ from typing import Any
 from tabulate import tabulate
 
 from zebra.campaign.result import CampaignResult
+from zebra.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What `source` says of a target, by names without the target's: the unsafe parameters, each with its direction
-    ("*" where that depends on who has which role), what they require, and those without another valid value (None
-    where only the server knows)."""
+    ("*" where that depends on who has which role), what they require, those without another valid value (None where
+    only the server knows), and those that are unsafe only while nodes change."""
 
     source: str
     unsafe: dict[str, str]
     requires: dict[str, list[str]] = field(default_factory=dict)
     invalid: tuple[str, ...] | None = None
+    rolling: tuple[str, ...] = ()
 
 
 PRIMARY = "primary>standby"
@@ -74,6 +76,7 @@ TRUTHS = {
     "valkey": Truth(
         "targets/valkey/README.md",
         {"databases": "primary>replica", "rename-command": "both", "password": "both", "timeouts": "replica>primary"},
+        rolling=("appendonly", "dbfilename"),
     ),
     "nats": Truth(
         "targets/nats/README.md",
@@ -99,14 +102,15 @@ def campaign(target: str, seed: int, directory: Path) -> None:
 def score(target: str, result: CampaignResult) -> dict[str, Any]:
     """One row: how a result compares with the truth, and under `wrong` in one line each what does not."""
     truth, decided = TRUTHS[target], {p.name.removeprefix(f"{target}."): p for p in result.parameters}
+    unsafe = truth.unsafe | dict.fromkeys(truth.rolling if result.rolling else (), "")
     found = {name for name, p in decided.items() if p.verdict == "unsafe"}
-    right = found & truth.unsafe.keys()
-    wrong = [f"{name} was missed: {decided[name].verdict}" for name in sorted(truth.unsafe.keys() - found)]
-    wrong += [f"{name} is reported and not known to be unsafe" for name in sorted(found - truth.unsafe.keys())]
+    right = found & unsafe.keys()
+    wrong = [f"{name} was missed: {decided[name].verdict}" for name in sorted(unsafe.keys() - found)]
+    wrong += [f"{name} is reported and not known to be unsafe" for name in sorted(found - unsafe.keys())]
     wrong += [f"{name} is undecided" for name, p in decided.items() if p.verdict == "undecided"]
     for name in sorted(right):
-        if truth.unsafe[name] not in ("*", decided[name].direction):
-            wrong.append(f"{name}: direction {decided[name].direction}, by the source {truth.unsafe[name]}")
+        if unsafe[name] not in ("*", decided[name].direction):
+            wrong.append(f"{name}: direction {decided[name].direction}, by the source {unsafe[name]}")
         if missing := set(truth.requires.get(name, ())) - set(decided[name].requires):
             wrong.append(f"{name}: requires {', '.join(sorted(missing))} by the source")
     invalid = {name for name, p in decided.items() if p.verdict == "invalid"}
@@ -114,8 +118,8 @@ def score(target: str, result: CampaignResult) -> dict[str, Any]:
         wrong.append(f"invalid are {', '.join(sorted(invalid)) or 'none'}, not {', '.join(truth.invalid) or 'none'}")
     return {
         "target": f"{target} on {result.substrate}", "decided": sum(p.verdict != "untested" for p in result.parameters),
-        "unsafe by the source": f"{len(truth.unsafe)} ({truth.source})", "found": len(right),
-        "recall": len(right) / len(truth.unsafe), "precision": len(right) / max(1, len(found)),
+        "unsafe by the source": f"{len(unsafe)} ({truth.source})", "found": len(right),
+        "recall": len(right) / len(unsafe), "precision": len(right) / max(1, len(found)),
         "invalid": len(invalid), "runs": result.trials.total,
         "ZebraConf's": result.baselines.zebraconf, "one by one": result.baselines.one_by_one, "wrong": wrong,
     }  # fmt: skip
@@ -142,7 +146,10 @@ def main() -> None:
         for target in targets:
             if not options.reports:
                 campaign(target, options.seed, directory)
-            rows.append(score(target, CampaignResult.load(directory / target / "campaign.json")))
+            try:
+                rows.append(score(target, CampaignResult.load(directory / target / "campaign.json")))
+            except ConfigError as error:
+                parser.error(str(error))
     print(table(rows))
     if wrong := [f"{target}: {line}" for target, row in zip(targets, rows, strict=True) for line in row["wrong"]]:
         raise SystemExit("\n".join(wrong))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
-from itertools import count
 from typing import Any, TypeVar
 
 from zebra.errors import Failed
 from zebra.node import Node
 from zebra.targets.valkey import certificates, workload
-from zebra.targets.valkey.dataset import DataSet, differences, read_data
-from zebra.targets.valkey.dataset import count as count_keys
+from zebra.targets.valkey.dataset import DataSet, count, differences, read_data
 from zebra.targets.valkey.resp import Argument, ReplyError, Resp, fields
 from zebra.targets.valkey.space import PORT, shown
 
@@ -117,7 +116,7 @@ class ValkeyClient:
 
     async def load_on(self, tag: str, configs: dict[str, Any]) -> None:
         """`load` past restarts, into databases that all nodes allow; every try under a name of its own."""
-        tries = count(1)
+        tries = itertools.count(1)
         await self.past_restarts(lambda: self.load(f"{tag}-{next(tries)}", configs, shared=True))
 
     async def write_on(self, for_s: float) -> None:
@@ -164,7 +163,7 @@ class ValkeyClient:
 
     async def _state(self) -> dict[str, str]:
         """What is wrong with the replication state or with a node itself, by node."""
-        infos: dict[str, Any] = {self.primary: "it is being restarted"}
+        infos: dict[str, Any] = {self.primary: "is down"}
         for name in self.servers():
             try:
                 infos[name] = fields(await self.command(name, "INFO", "everything"))
@@ -196,7 +195,7 @@ class ValkeyClient:
                 data[name] = await self.on(name, read_data)
             except PASSING as error:
                 return {name: [f"cannot be read: {type(error).__name__} {error}".strip()]}
-        self.counts = {name: count_keys(held) for name, held in data.items()}
+        self.counts = {name: count(held) for name, held in data.items()}
         found = {name: differences(data[self.primary], held) for name, held in data.items() if name != self.primary}
         return {name: lines for name, lines in found.items() if lines}
 

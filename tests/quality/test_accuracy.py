@@ -57,6 +57,20 @@ def test_a_direction_a_requirement_and_an_invalid_parameter_count() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("how", "wrong"), [("restart", []), ("", ["appendonly is reported and not known to be unsafe"])]
+)
+def test_what_is_unsafe_while_nodes_change_is_expected_of_rolling_changes_alone(how: str, wrong: list[str]) -> None:
+    valkey = result()
+    valkey.rolling = how
+    directions = accuracy.TRUTHS["valkey"].unsafe | {"appendonly": ""} | ({"dbfilename": ""} if how else {})
+    valkey.parameters = [
+        ParameterResult(name=f"valkey.{name}", verdict="unsafe", direction=direction, rolling=not direction)
+        for name, direction in directions.items()
+    ]
+    assert accuracy.score("valkey", valkey)["wrong"] == wrong
+
+
 @pytest.mark.parametrize("target", accuracy.TRUTHS)
 def test_what_is_known_of_a_target_are_parameters_of_it(target: str) -> None:
     if reason := find_target(target).unavailable:
