@@ -66,6 +66,11 @@ class Failure(NamedTuple):
     file: str
 
 
+def _usual_runs(search: Search) -> int:
+    """About how many runs passed at least, whatever was in them."""
+    return sum(search.passed.values()) // max(1, len(search.passed))
+
+
 class Hunt:
     """Decides the open cases of one test of a campaign."""
 
@@ -217,7 +222,8 @@ class Hunt:
 
     def _clash(self, search: Search, pool: list[int]) -> bool:
         """Cut a failed pool that no value explains down to values of which each is fine, but which nodes cannot have
-        together, if it fails again. They are not tried together any more. Was that possible?"""
+        together, if it fails again; they are not tried together any more. One value alone that fails was masked by
+        others. Was either possible?"""
         campaign = self.campaign
 
         def fails(items: Sequence[int], what: str = "clash") -> bool:
@@ -227,12 +233,34 @@ class Hunt:
             return not any(result.passed for result in results)
 
         together = least(pool, fails) if fails(pool) else []
-        if len(together) < 2 or not fails(together, "clash again"):
+        if not together or not (self._masked(search, *together) if len(together) == 1 else fails(together, "again")):
             campaign.unexplained += 1
             return False
-        campaign.clash([self._settings[item] for item in together])
+        if len(together) > 1:
+            campaign.clash([self._settings[item] for item in together])
         search.forget({search.groups[item] for item in together})
         return True
+
+    def _masked(self, search: Search, item: int) -> bool:
+        """Decide a value that others masked by its runs alone, if they tell: its pools say nothing of it."""
+        campaign, value = self.campaign, self._settings[item]
+        alone = self._search([value.parameter])
+        for _ in range(_usual_runs(search)):
+            alone.was_alike((), failed=False)
+        while item in search.open:
+            seed = self._seed(alone, 0, *value)
+            specs = [self._agreed(some, seed) for some in ({value.parameter: {"*": value.value}}, {})]
+            result, usual = campaign.make("control", specs)
+            if result.passed or not usual.passed:
+                return False
+            alone.took([0], failed=True)
+            alone.was_alike((), failed=False)
+            alone.hits[0] += 1
+            if alone.judge(0, alike=0.0):
+                campaign.is_invalid(self.test, *value, specs[0], result)
+                search.unsafe.add(item)
+                search.drop([item])
+        return item in search.unsafe
 
     def _seed(self, search: Search, item: int, *what: object) -> int:
         """The seed of the next run of a suspect: first the pre-run's."""
@@ -371,8 +399,8 @@ class Hunt:
     def _unmasked(self, case: Case, search: Search) -> bool:
         """Decide a case that other cases masked by its runs alone, if they tell: its pools say nothing of it."""
         alone, failures = self._search([case.parameter]), dict[int, list[Failure]]()
-        for _ in range(sum(search.passed.values()) // max(1, len(search.passed))):
-            alone.was_alike((), failed=False)  # so many runs at least passed, whatever was in them
+        for _ in range(_usual_runs(search)):
+            alone.was_alike((), failed=False)
         while self._rounds(alone, [(0, case)], failures) == [True]:
             if alone.judge(0):
                 self._decided(alone, 0, case, failures.get(0, []))

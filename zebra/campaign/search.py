@@ -155,12 +155,6 @@ class Search:
     def took(self, pool: Collection[int], failed: bool) -> None:
         """A mixed run of a pool has ended."""
         self._observe(pool, failed)
-        if not failed:
-            for item in pool:
-                self.passed[item] = self.passed.get(item, 0) + 1
-            groups = {self.groups[item] for item in pool} if self.grouped else set()
-            for group in groups:
-                self.company[group] = self.company.get(group, groups) & (groups - {group})
         if len(pool) == 1:
             (item,) = pool
             self.alone[item] += 1
@@ -176,12 +170,20 @@ class Search:
     def _observe(self, pool: Collection[int], failed: bool) -> None:
         self.mixed.observe(pool, failed)
         self._mixed_runs.append((list(pool), failed))
+        if failed:
+            return
+        for item in pool:
+            self.passed[item] = self.passed.get(item, 0) + 1
+        groups = {self.groups[item] for item in pool} if self.grouped else set()
+        for group in groups:
+            self.company[group] = self.company.get(group, groups) & (groups - {group})
 
     def forget(self, groups: Collection[int]) -> None:
         """Take back every mixed run in which each of these groups had an item. What fails only together, or is masked
         by others, is found in another way; the belief, which knows no such thing, would blame other items for it."""
         apart = [run for run in self._mixed_runs if not set(groups) <= {self.groups[item] for item in run[0]}]
         self.mixed, self._mixed_runs = Posterior(len(self.alone), self._prior, self._odds), []
+        self.passed, self.company = {}, {}
         self.chooser = Chooser(self.mixed, self._costs, self.groups if self.grouped else None)
         for pool, failed in apart:
             self._observe(pool, failed)
