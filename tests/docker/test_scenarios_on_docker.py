@@ -25,4 +25,5 @@ def test_lad_on_docker(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "there is a server")
 def test_valkey_on_docker(tmp_path: Path) -> None:
-    pass_in_a_session("valkey", "docker", tmp_path, "test_replicas_hold_what_the_primary_holds")
+    names = ("test_replicas_hold_what_the_primary_holds", "test_what_is_confirmed_outlives_restarts")
+    pass_in_a_session("valkey", "docker", tmp_path, *names)

@@ -17,7 +17,7 @@ SCENARIOS = {
             "test_cached_content_outlives_the_store", "test_planned_restart_stalls_nobody"),
     "lad": ("test_commit_reaches_every_app", "test_two_shards_take_turns", "test_distributor_is_lost",
             "test_store_loses_its_leader"),
-    "valkey": ("",),
+    "valkey": ("test_replicas_hold_what_the_primary_holds", "test_what_is_confirmed_outlives_restarts"),
 }  # fmt: skip
 
 

@@ -430,6 +430,8 @@ def test_a_server_that_is_restarted_with_appendonly_forgets_what_it_saved(tmp_pa
 
     async def work(*commands: tuple[str, ...]) -> list[object]:
         connection = await _patient(6401)
+        while b"\nloading:1" in await connection.call("INFO", "persistence"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         answers = await connection.pipeline(list(commands))
         while b"aof_rewrite_in_progress:1" in await connection.call("INFO", "persistence"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
