@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: venv demo accuracy test test-real test-others lint bench leftovers clean
+.PHONY: venv demo accuracy test test-real test-others test-again lint bench leftovers clean
 
 venv: .venv/.done
 .venv/.done: pyproject.toml
@@ -17,18 +17,32 @@ accuracy: venv
 	$(BIN)/python benchmarks/accuracy.py
 
 # Two streams of about the same length, as tests of real processes mostly wait. The second is shown when it is over.
-PYTEST := $(BIN)/python -m pytest -q -rs --durations=15
+# What fails of real processes is tried once more when all others are over, and has failed if it fails by itself too;
+# simulated tests have no second try, nor has a session that did not end by itself (a status above 1).
+PYTEST := $(BIN)/python -m pytest -q -rsf --tb=short --durations=15
+TRIES := .pytest_cache/tries
 SIMULATED := tests/unit tests/sim tests/quality tests/repo
 test: venv
+	@rm -rf $(TRIES)
 	@$(MAKE) --no-print-directory -j2 test-real test-others
+	@$(MAKE) --no-print-directory test-again
 
 test-real: venv
-	@$(PYTEST) -m "not docker" $(SIMULATED:%=--ignore=%)
+	@$(PYTEST) -o cache_dir=$(TRIES)/real -m "not docker" $(SIMULATED:%=--ignore=%) || [ $$? = 1 ]
 
 test-others: venv
 	@log=$$(mktemp); \
-	{ $(PYTEST) -m "not docker" $(SIMULATED); first=$$?; $(PYTEST) -m docker && [ $$first = 0 ]; } >"$$log" 2>&1; \
+	{ $(PYTEST) -m "not docker" $(SIMULATED); first=$$?; \
+	  { $(PYTEST) -o cache_dir=$(TRIES)/docker -m docker || [ $$? = 1 ]; } && [ $$first = 0 ]; } >"$$log" 2>&1; \
 	result=$$?; echo; cat "$$log"; rm "$$log"; exit $$result
+
+test-again: venv
+	@for stream in real docker; do \
+	    if [ -e $(TRIES)/$$stream/v/cache/lastfailed ]; then \
+	        echo "Failed beside others, now by itself:"; \
+	        $(PYTEST) -rp --last-failed -o cache_dir=$(TRIES)/$$stream || exit 1; \
+	    fi; \
+	done
 
 lint: venv
 	$(BIN)/ruff check .

@@ -20,6 +20,9 @@ os.environ.setdefault("PYTEST_ADDOPTS", "-p no:randomly -p no:timeout -p no:asyn
 NEEDS = {"docker": "docker", "netns": "netns", "real": "server"}
 """The marker of each folder of tests; in a folder for all substrates a test's parameter tells."""
 
+SKIPPED = 9
+"""The exit status where tests were skipped that should have run. It is none of pytest's: failures have a second try."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -43,4 +46,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     skips = [str(report.longrepr) for report in reporter.stats.get("skipped", ())]
     if any(not any(reason in skip for reason in excused) for skip in skips):
         reporter.write_line("ZEBRA_NO_SKIPS is set, and tests were skipped: this machine is expected to run them all")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.exitstatus = SKIPPED

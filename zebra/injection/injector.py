@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -195,7 +195,7 @@ class Injector:
             await asyncio.sleep(max(0.0, start_s + step.at_s - self._running.now()))
             await self._last(step, await self._act(step, injected))
 
-        injected.rest = asyncio.create_task(_one_error(rest()))
+        injected.rest = asyncio.create_task(_one_error(rest))
 
     async def _act(self, step: Inject | Configure | Roll, of: Injected | None) -> Injected | None:
         if isinstance(step, Roll):
@@ -321,7 +321,7 @@ class Injector:
                 for roll in rolls:
                     group.create_task(_ended(roll))
 
-        await _one_error(steps())
+        await _one_error(steps)
 
     # -- rolling changes -------------------------------------------------------------------------------------
 
@@ -363,9 +363,9 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.result()
 
 
-async def _one_error(work: Coroutine[Any, Any, None]) -> None:
+async def _one_error(work: Callable[[], Awaitable[None]]) -> None:
     """Raise the first of the errors of a group of steps, alone."""
     try:
-        await work
+        await work()
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None

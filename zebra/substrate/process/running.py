@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -240,18 +240,18 @@ class ProcessRunning:
         elif kind == "read" and self.plan.note_read is not None:
             self.plan.note_read(life.node, *rest)
         elif kind == "announce":
-            self.proxy.spawn(self._answer(life, rest[0], self._ports.listen(life, *rest[1:])))
+            self.proxy.spawn(self._answer(life, rest[0], self._ports.listen, life, *rest[1:]))
         elif kind == "reach":
-            self.proxy.spawn(self._answer(life, rest[0], self._ports.reach(life.node, *rest[1:])))
+            self.proxy.spawn(self._answer(life, rest[0], self._ports.reach, life.node, *rest[1:]))
         elif kind == "bind":
-            self.proxy.spawn(self._answer(life, 0, self._ports.listen(life, *rest)))
+            self.proxy.spawn(self._answer(life, 0, self._ports.listen, life, *rest))
         elif kind == "retract":
             self._ports.retract(life, *rest)
 
-    async def _answer(self, life: Incarnation, number: int, work: Any) -> None:
+    async def _answer(self, life: Incarnation, number: int, work: Callable[..., Awaitable[Any]], *on: Any) -> None:
         result, trouble = None, None
         try:
-            result = await work
+            result = await work(*on)
         except OSError as error:
             trouble = error
         if life.channel is not None:
