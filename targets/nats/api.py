@@ -10,6 +10,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from zebra.errors import Failed
 from zebra.workload import Op
@@ -49,6 +50,14 @@ async def call(connection: Client, subject: str, body: dict[str, Any], timeout_s
     """JetStream's answer to a request, which may be an error. Raises one of `NOBODY`."""
     answer = await connection.request(f"$JS.API.{subject}", json.dumps(body).encode(), timeout=timeout_s)
     return dict(json.loads(answer.data))
+
+
+async def answered(inbox: Subscription, stream: str, within_s: float) -> Msg:
+    """What a fetch from a stream brings to an inbox next. Raises TimeoutError."""
+    try:
+        return await inbox.next_msg(timeout=within_s)
+    except nats.errors.TimeoutError:
+        raise TimeoutError(f"no answer to a fetch from {stream} within {within_s:g} s") from None
 
 
 async def step_down(connection: Client, what: str, placed: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from zebra.errors import Failed
 from zebra.node import Node
 from zebra.targets.nats import monitor, workload
-from zebra.targets.nats.api import CALL_S, LOOK_S, NOBODY, SHOWN, ask, call, quiet, seq_of, step_down
+from zebra.targets.nats.api import CALL_S, LOOK_S, NOBODY, SHOWN, answered, ask, call, quiet, seq_of, step_down
 from zebra.targets.nats.contents import differences, held_by, published, stored, streams_of
 from zebra.targets.nats.health import disagreement, led_by_others, wrong_with
 from zebra.targets.nats.monitor import UNREACHABLE
@@ -32,6 +33,9 @@ ALIKE_S = 15.0
 
 LEAD_S = 15.0
 """Within so long a server takes over all that it is told to lead."""
+
+INBOXES = 3
+"""How often a message of each stream is asked for through each server while one leads: each time to a new inbox."""
 
 READS = 8
 """Messages of one stream that are asked for at a time; the servers limit how many requests may wait."""
@@ -190,16 +194,37 @@ class NatsClient:
                         await self._fetch(connection, stream, consumer["durable_name"], batch)
 
     async def _fetch(self, connection: Client, stream: str, consumer: str, batch: int) -> None:
-        inbox = await connection.subscribe(connection.new_inbox())
         async with self.node.op("fetch", stream=stream, consumer=consumer) as op:
-            wanted = json.dumps({"batch": batch, "expires": round(CALL_S * 1e9)}).encode()
-            await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", wanted, reply=inbox.subject)
+            wanted = {"batch": batch, "expires": round(CALL_S * 1e9)}
+            inbox = await self._to_new_inbox(connection, stream, consumer, wanted)
             for number in range(batch):
-                message = await inbox.next_msg(timeout=2 * CALL_S)
+                message = await answered(inbox, stream, 2 * CALL_S)
                 if (message.headers or {}).get("Status"):
                     raise Failed(f"{stream} {consumer}: {message.headers} after {number} of {batch} messages")
                 await ask(connection, message.reply, b"+ACK")
             op.note(fetched=batch)
+
+    async def _to_new_inbox(self, connection: Client, stream: str, consumer: str, wanted: Any) -> Subscription:
+        """Ask a consumer for messages: to where nobody has listened before, so its leader must hear of that first."""
+        inbox = await connection.subscribe(connection.new_inbox())
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        await connection.publish(subject, json.dumps(wanted).encode(), reply=inbox.subject)
+        return inbox
+
+    async def _fetch_elsewhere(self, leader: str) -> None:
+        """Through each server that is no leader, from each stream: a message, or to hear at once that none is left."""
+        reader = workload.reader(1)
+        for name in self.servers():
+            if name == leader:
+                continue
+            async with self.on(name) as connection:
+                for stream in [*sorted(self.made)] * INBOXES:
+                    async with self.node.op("fetch", stream=stream, consumer=reader, through=name):
+                        wanted = {"batch": 1, "no_wait": True}
+                        inbox = await self._to_new_inbox(connection, stream, reader, wanted)
+                        message = await answered(inbox, stream, CALL_S)
+                        if not (message.headers or {}).get("Status"):
+                            await ask(connection, message.reply, b"+ACK")
 
     async def call_each_other(self) -> None:
         """From a connection to each server a request to a service at each other one, which sends back what it got."""
@@ -253,9 +278,13 @@ class NatsClient:
                 await asyncio.sleep(LOOK_S)
 
     async def read_everywhere(self, phase: str, names: Iterable[str] = ()) -> None:
-        """Let each server lead in turn and read all that it holds, number by number: a `nats.held` for each stream."""
+        """Let each server lead in turn, fetch through the others, and read all that it holds, number by number.
+
+        Emits a `nats.held` for each stream.
+        """
         for name in tuple(names) or self.servers():
             await self.lead(name, phase)
+            await self._fetch_elsewhere(name)
             jsz = await self.page(name, "/jsz?acc=APP&streams=true")
             states = dict.fromkeys(self.made, NOTHING) | {s["name"]: s["state"] for s in streams_of(jsz)}
             async with self.on(name) as connection:

@@ -45,6 +45,11 @@ def stream(storage: str, server: str, config: Any, replicas: int = REPLICAS) -> 
     return wanted | ({"placement": {"tags": config.server_tags.split(",")}} if config.server_tags else {})
 
 
+def reader(number: int) -> str:
+    """A stream's consumers, from 1."""
+    return f"reader-{number}"
+
+
 def consumers(storage: str, config: Any) -> list[dict[str, Any]]:
     """The consumers of a stream: as many, and with as many messages not yet acknowledged, as the server allows."""
     limit = config.jetstream__limits__max_ha_assets
@@ -53,7 +58,7 @@ def consumers(storage: str, config: Any) -> list[dict[str, Any]]:
     count = min(wanted, config.jetstream__limits__default_max_consumers)
     pending = config.jetstream__limits__max_ack_pending or PENDING_MAX
     each = {"ack_policy": "explicit", "max_ack_pending": pending, "ack_wait": 30_000_000_000}
-    return [{"durable_name": f"reader-{number}", **each} for number in range(1, count + 1)]
+    return [{"durable_name": reader(number), **each} for number in range(1, count + 1)]
 
 
 def batches(config: Any) -> tuple[int, int]:

@@ -234,6 +234,7 @@ def test_a_blackout_loses_nothing_where_disks_stay() -> None:
     [
         ("nats.cluster.name", {"server:odd": "other"}, "fail"),
         ("nats.cluster.name", {"*": "other"}, "pass"),
+        ("nats.cluster.pool_size", {"server-1": 12}, "fail"),
         ("nats.route_login", {"server:odd": "off"}, "pass"),
     ],
 )
