@@ -7,12 +7,16 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nats
+import nats.errors
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from tests.projects import decide
 from zebra.cluster import Cluster
@@ -23,6 +27,7 @@ from zebra.run import Scenario, run
 from zebra.spec import RunSpec
 from zebra.target import find_target
 from zebra.targets.nats import invariants, monitor
+from zebra.targets.nats.api import CALL_S, ask, quiet
 from zebra.targets.nats.contents import differences, held_by, published, stored
 from zebra.targets.nats.invariants import CONVERGE_S, Healthy, NoLostMessage, SameMessages, SameStreams
 from zebra.targets.nats.space import NatsConfig, differing, schema, server_path, set_by, unavailable
@@ -241,6 +246,66 @@ def test_a_blackout_loses_nothing_where_disks_stay() -> None:
 def test_a_mixed_cluster_shows_what_one_that_agrees_does_not(name: str, share: dict[str, Value], result: str) -> None:
     outcome = run(whole_scenario, spec({name: share}))
     assert outcome.result == result, outcome.explain()
+
+
+@contextmanager
+def routed(directory: Path, sizes: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """Two servers of a cluster, without zebra, with pools of such sizes between them: where clients find them."""
+    hosts = ("127.9.9.10", "127.9.9.11")
+    with ExitStack() as stack:
+        for host, other, size in zip(hosts, reversed(hosts), sizes, strict=True):
+            conf = {"listen": f"{host}:4222", "http": f"{host}:8222", "server_name": host,
+                    "cluster": {"name": "c", "listen": f"{host}:6222", "routes": [f"nats-route://{other}:6222"],
+                                "pool_size": size}}  # fmt: skip
+            file = directory / f"{host}.conf"
+            file.write_text(json.dumps(conf))
+            process = stack.enter_context(subprocess.Popen([server_path(), "-c", str(file)], stderr=subprocess.DEVNULL))
+            stack.callback(process.kill)
+        yield hosts
+
+
+async def asked_in_vain(hosts: tuple[str, str], most: int) -> int:
+    """How many of so many requests to a service at the other server, each answered to a new inbox, are not answered.
+
+    Ends with the first.
+    """
+
+    async def connected(host: str) -> Client:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return await nats.connect(f"nats://{host}:4222", allow_reconnect=False, error_cb=quiet)
+                except (OSError, nats.errors.Error):
+                    await asyncio.sleep(0.05)
+
+    asking, answering = [await connected(host) for host in hosts]
+
+    async def answer(message: Msg) -> None:
+        await message.respond(message.data)
+
+    try:
+        await answering.subscribe("service", cb=answer)
+        await answering.flush()
+        await ask(asking, "service", b"is there a route?")
+        for _ in range(most):
+            inbox = await asking.subscribe(asking.new_inbox())
+            await asking.publish("service", b"", reply=inbox.subject)
+            try:
+                await inbox.next_msg(timeout=CALL_S)
+            except nats.errors.TimeoutError:
+                return 1
+        return 0
+    finally:
+        await asking.close()
+        await answering.close()
+
+
+@pytest.mark.parametrize(("sizes", "most", "in_vain"), [((3, 3), 500, 0), ((12, 3), 10_000, 1), ((3, 12), 10_000, 1)])
+def test_without_zebra_too_requests_are_not_answered_where_pools_of_routes_differ(
+    sizes: tuple[int, int], most: int, in_vain: int, tmp_path: Path
+) -> None:
+    with routed(tmp_path, sizes) as hosts:
+        assert asyncio.run(asked_in_vain(hosts, most)) == in_vain
 
 
 CAMPAIGN = """
