@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def test_one_odd_one_out_is_tried_where_odd_and_even_ones_leave_nobody_alone(
     static: dict[str, ParameterResult],
 ) -> None:
     assert "replica-" in static["vote"].note and ":odd" not in static["vote"].note
+    counts = re.match(r"(\d+) of (\d+) runs alone failed, (\d+) beside controls that passed, ", static["vote"].note)
+    assert counts is not None and int(counts[2]) >= int(counts[1]) >= int(counts[3]) >= 2
     assert static["vote"].evidence is not None and "alone with its vote" in static["vote"].evidence.violation
 
 

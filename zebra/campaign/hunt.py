@@ -363,10 +363,11 @@ class Hunt:
         return [not result.passed for result in results]
 
     def _decided(self, search: Search, item: int, case: Case, failures: list[Failure]) -> None:
-        campaign, runs = self.campaign, search.alone[item]
+        campaign = self.campaign
+        failed, runs, hits = search.failed_alone[item], search.alone[item], search.hits[item]
+        note = f"{failed} of {runs} runs alone failed, {hits} beside controls that passed"
         if item in search.unsafe:
-            note = f"{search.hits[item]} of {runs} runs alone failed beside both controls, {case}"
-            campaign.is_unsafe(case, failures[0], note)
+            campaign.is_unsafe(case, failures[0], f"{note}, {case}")
         elif item in search.invalid and case.order:
             campaign.not_borne(case, self._unusual(case))
         elif item in search.invalid:
@@ -374,7 +375,7 @@ class Hunt:
             spec = campaign.spec(self.test, {case.parameter: {"*": value}}, campaign.tested[self.test].spec.seed)
             campaign.is_invalid(self.test, case.parameter, value, spec, campaign.make("control", [spec])[0])
         else:
-            campaign.is_undecided(case, f"{search.hits[item]} of {runs} runs alone failed beside both controls")
+            campaign.is_undecided(case, note)
 
     # -- what fails only together ----------------------------------------------------------------------------
 
