@@ -119,6 +119,29 @@ def test_what_a_failure_needs_is_found_by_halving(count: int, data: st.DataObjec
 
 
 @given(st.integers(1, 40), st.data())
+def test_nothing_is_named_as_needed_that_does_not_cure_alone(count: int, data: st.DataObject) -> None:
+    """Some pairs fail by themselves unless a third item is there."""
+    some = st.integers(0, count - 1)
+    needed, clashes = data.draw(st.sets(some)), data.draw(st.lists(st.tuples(some, some, some), max_size=4))
+
+    def cures(items: Sequence[int]) -> bool:
+        clash = any({one, other} <= set(items) and third not in items for one, other, third in clashes)
+        return bool(needed & set(items)) and not clash
+
+    assert all(cures([item]) for item in necessary(range(count), cures))
+
+
+def test_a_half_that_fails_for_a_reason_of_its_own_does_not_put_the_blame_on_the_other() -> None:
+    """As NATS did: fewer batches at a time cure, but with smaller ones there is too little to fetch, unless less is."""
+    items = ["batches", "size", "timeout", "pings", "tls", "fetch"]
+
+    def cures(some: Sequence[str]) -> bool:
+        return "batches" in some and not ("size" in some and "fetch" not in some)
+
+    assert necessary(items, cures) == ["batches"]
+
+
+@given(st.integers(1, 40), st.data())
 def test_what_fails_together_is_cut_down_until_nothing_can_be_left_out(count: int, data: st.DataObject) -> None:
     some = st.sets(st.integers(0, count - 1), min_size=1, max_size=4)
     bad, asked = data.draw(st.lists(some, min_size=1, max_size=3)), 0

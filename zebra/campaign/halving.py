@@ -12,11 +12,16 @@ def necessary(items: Sequence[T], cures: Callable[[Sequence[T]], bool]) -> list[
     """The items each of which, taken away, makes the failure go away; found by halving.
 
     `cures(some)` runs the failing assignment without these items and says whether it passes. One run says that none of
-    the items is needed.
+    the items is needed. Which half is to blame is told by the other, which may fail for a reason of its own that the
+    halves together do not have: where what is left does not cure alone, the fewest that cure together are looked at.
     """
     if not items or not cures(items):
         return []
-    return _guilty(list(items), cures)
+    found = _guilty(list(items), cures)
+    alone = [item for item in found if cures([item])]
+    if len(alone) < len(found):
+        alone += [item for item in least(items, cures) if item not in alone and cures([item])]
+    return alone
 
 
 def least(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
@@ -39,7 +44,7 @@ def least(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:
 
 
 def _guilty(items: list[T], cures: Callable[[Sequence[T]], bool]) -> list[T]:
-    """Those of some items, known to cure together, that cure alone."""
+    """Those of some items, known to cure together, that probably cure alone."""
     if len(items) == 1:
         return items
     first, second = items[: (len(items) + 1) // 2], items[(len(items) + 1) // 2 :]
