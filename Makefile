@@ -18,31 +18,33 @@ accuracy: venv
 
 # Two streams of about the same length, as tests of real processes mostly wait. The second is shown when it is over.
 # What fails of real processes is tried once more when all others are over, and has failed if it fails by itself too;
-# simulated tests have no second try, nor has a session that did not end by itself (a status above 1).
+# simulated tests have no second try, nor has a session that ended otherwise than with a list of tests that failed.
 PYTEST := $(BIN)/python -m pytest -q -rsf --tb=short --durations=15
 TRIES := .pytest_cache/tries
+TRIED = -o cache_dir=$(TRIES)/$(1)
+LISTED = [ $$? = 1 -a -e $(TRIES)/$(1)/v/cache/lastfailed ]
 SIMULATED := tests/unit tests/sim tests/quality
+OTHERS := $(SIMULATED) tests/repo
 test: venv
 	@rm -rf $(TRIES)
 	@$(MAKE) --no-print-directory -j2 test-real test-others
 	@$(MAKE) --no-print-directory test-again
 
-OTHERS := $(SIMULATED) tests/repo
 test-real: venv
-	@$(PYTEST) -o cache_dir=$(TRIES)/real -m "not docker" $(OTHERS:%=--ignore=%) || [ $$? = 1 ]
+	@$(PYTEST) $(call TRIED,real) -m "not docker" $(OTHERS:%=--ignore=%) || $(call LISTED,real)
 
 test-others: venv
-	@log=$$(mktemp); \
-	{ $(PYTEST) -m "not docker" $(SIMULATED); first=$$?; \
-	  $(PYTEST) -o cache_dir=$(TRIES)/repo -m "not docker" tests/repo; second=$$?; \
-	  $(PYTEST) -o cache_dir=$(TRIES)/docker -m docker; third=$$?; } >"$$log" 2>&1; \
-	echo; cat "$$log"; rm "$$log"; [ $$first = 0 ] && [ $$second -le 1 ] && [ $$third -le 1 ]
+	@log=$$(mktemp); failed=0; \
+	{ $(PYTEST) -m "not docker" $(SIMULATED) || failed=1; \
+	  $(PYTEST) $(call TRIED,repo) -m "not docker" tests/repo || $(call LISTED,repo) || failed=1; \
+	  $(PYTEST) $(call TRIED,docker) -m docker || $(call LISTED,docker) || failed=1; } >"$$log" 2>&1; \
+	echo; cat "$$log"; rm "$$log"; exit $$failed
 
 test-again: venv
 	@for stream in real repo docker; do \
 	    if [ -e $(TRIES)/$$stream/v/cache/lastfailed ]; then \
 	        echo "Failed beside others, now by itself:"; \
-	        $(PYTEST) -rp --last-failed -o cache_dir=$(TRIES)/$$stream || exit 1; \
+	        $(PYTEST) -rp --last-failed $(call TRIED,$$stream) || exit 1; \
 	    fi; \
 	done
 

@@ -204,7 +204,9 @@ class NatsClient:
                 await ask(connection, message.reply, b"+ACK")
             op.note(fetched=batch)
 
-    async def _to_new_inbox(self, connection: Client, stream: str, consumer: str, wanted: Any) -> Subscription:
+    async def _to_new_inbox(
+        self, connection: Client, stream: str, consumer: str, wanted: dict[str, Any]
+    ) -> Subscription:
         """Ask a consumer for messages: to where nobody has listened before, so its leader must hear of that first."""
         inbox = await connection.subscribe(connection.new_inbox())
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -213,14 +215,13 @@ class NatsClient:
 
     async def _fetch_elsewhere(self, leader: str) -> None:
         """Through each server that is no leader, from each stream: a message, or to hear at once that none is left."""
-        reader = workload.reader(1)
+        reader, wanted = workload.reader(1), {"batch": 1, "no_wait": True}
         for name in self.servers():
             if name == leader:
                 continue
             async with self.on(name) as connection:
-                for stream in [*sorted(self.made)] * INBOXES:
+                for stream in sorted(self.made) * INBOXES:
                     async with self.node.op("fetch", stream=stream, consumer=reader, through=name):
-                        wanted = {"batch": 1, "no_wait": True}
                         inbox = await self._to_new_inbox(connection, stream, reader, wanted)
                         message = await answered(inbox, stream, CALL_S)
                         if not (message.headers or {}).get("Status"):
